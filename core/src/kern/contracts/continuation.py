@@ -1,0 +1,50 @@
+"""What follows an outcome: links, chains and chords.
+
+Core carries continuations (``callbacks errbacks chain chord`` of the message body) and does not understand them. A
+plugin that does (``kern-canvas``) hands over a :class:`Continuation` for each kind. Without one, ``link=`` is an error
+at the call site, and a message that carries one is quarantined, never run with its continuation dropped.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from kern.message import Publication
+from kern.outcome import JoinPart
+from kern.request import Request
+
+
+@attrs.frozen
+class Follows:
+    """What is to be written together with the outcome."""
+
+    publications: tuple[Publication, ...] = ()
+    join_parts: tuple[JoinPart, ...] = ()
+    #: Ids of later steps that end with this one's failure, with the document each is to get.
+    documents: tuple[Any, ...] = ()
+    #: Result tuples to record as the task's children.
+    children: tuple[Any, ...] = ()
+
+
+class Continuation(ABC):
+    """Understands one or more kinds. Runs where the task runs; must not block on a server."""
+
+    #: Which of :data:`kern.message.CONTINUATIONS` it understands.
+    kinds: frozenset[str]
+
+    @abstractmethod
+    def follow(self, request: Request, state: str, value: Any) -> Follows:
+        """What follows *request* having ended as *state* with *value* (the result or the exception)."""
+
+    @abstractmethod
+    def prepare(self, kind: str, value: Any) -> Any:
+        """What a caller gave (``link=``, ``link_error=``, ``chain=``, ``chord=``), as it is to travel in the message."""
+
+
+def unsupported(kinds: Sequence[str]) -> str:
+    """The sentence that names the plugin, for errors and quarantine."""
+    return f"nothing installed can continue {', '.join(kinds)}; install kern-canvas"

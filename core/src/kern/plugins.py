@@ -1,0 +1,343 @@
+"""Finds plugins, loads those that are wanted, and says why the others are not.
+
+Both kinds of extension come in by one door, the entry-point group ``kern.plugins``. stevedore discovers and filters by
+name before anything is imported; pluggy registers and checks. A plugin that cannot be loaded is reported by
+distribution and version and stops nothing else.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar, cast
+
+import attrs
+import pluggy
+
+from kern import log
+from kern.contracts.continuation import Continuation
+from kern.errors import ImproperlyConfigured, PluginConflict, PluginMissing, nearest
+from kern.hookspecs import API, Hooks
+
+T = TypeVar("T")
+logger = log.get_logger("kern.plugins")
+
+GROUP = "kern.plugins"
+
+#: What to install for a URL scheme or pool that nothing installed provides.
+KNOWN_DRIVERS: Mapping[str, Mapping[str, str]] = {
+    "transport": {
+        **dict.fromkeys(("sqlite", "postgresql", "postgres", "mysql", "mariadb", "sqla", "sqlalchemy"), "kern-broker-sql"),
+        **dict.fromkeys(("redis", "rediss", "redis+socket", "sentinel", "valkey"), "kern-broker-redis"),
+        **dict.fromkeys(("amqp", "amqps", "pyamqp", "librabbitmq"), "kern-broker-amqp"),
+        "memory": "kern-testing",
+    },
+    "result store": {
+        **dict.fromkeys(("db", "database", "sqlite", "postgresql", "postgres", "mysql", "mariadb"), "kern-backend-sql"),
+        **dict.fromkeys(("redis", "rediss", "redis+socket", "sentinel", "valkey"), "kern-backend-redis"),
+        **dict.fromkeys(("rpc", "amqp"), "kern-backend-rpc"),
+        "memory": "kern-testing",
+    },
+    "pool": {
+        **dict.fromkeys(("prefork", "processes"), "kern-pool-prefork"),
+        "threads": "kern-pool-threads",
+        "gevent": "kern-pool-gevent",
+        "asyncio": "kern-pool-asyncio",
+    },
+    "scheduler": {},
+    "monitor": {},
+}
+
+
+class State(enum.StrEnum):
+    """What became of an installed plugin."""
+
+    ACTIVE = "active"
+    OFF = "off"
+    FAILED = "failed"
+    REFUSED = "refused"
+
+
+@attrs.frozen
+class PluginInfo:
+    """One installed plugin, for ``kern plugins``."""
+
+    name: str
+    distribution: str
+    version: str
+    state: State
+    #: Why it is not active.
+    reason: str = ""
+    #: What it drives: kind → names.
+    drives: Mapping[str, Sequence[str]] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Selection:
+    """Which plugins are wanted: ``a,b`` (only these), ``-x`` (all but these), or both."""
+
+    only: frozenset[str] | None = None
+    without: frozenset[str] = frozenset()
+
+    @classmethod
+    def parse(cls, text: str | None) -> Selection:
+        """From ``--plugins`` or ``KERN_PLUGINS``; empty means all that are installed."""
+        names = [name.strip() for name in (text or "").split(",") if name.strip()]
+        only = frozenset(name for name in names if not name.startswith("-"))
+        return cls(only or None, frozenset(name[1:] for name in names if name.startswith("-")))
+
+    @classmethod
+    def from_environment(cls) -> Selection:
+        """From ``KERN_PLUGINS``."""
+        return cls.parse(os.environ.get("KERN_PLUGINS"))
+
+    def why_off(self, name: str) -> str | None:
+        """Why the plugin *name* is not wanted, or ``None`` when it is."""
+        if name in self.without:
+            return f"switched off by '-{name}'"
+        if self.only is not None and name not in self.only:
+            return "not among the plugins asked for"
+        return None
+
+    def check(self, known: Iterable[str]) -> None:
+        """
+        :raises ImproperlyConfigured: a name is not an installed plugin.
+        """
+        known = sorted(known)
+        for name in sorted((self.only or frozenset()) | self.without):
+            if name not in known:
+                close = nearest(name, known)
+                raise ImproperlyConfigured(
+                    f"no plugin {name!r} is installed; "
+                    + (f"did you mean {close!r}? " if close else "")
+                    + f"installed: {', '.join(known) or 'none'}"
+                )
+
+
+class Plugins:
+    """The plugins of one application."""
+
+    def __init__(self, selection: Selection | None = None) -> None:
+        self._manager = pluggy.PluginManager("kern")
+        self._manager.add_hookspecs(Hooks)
+        self.hook = cast(Hooks, self._manager.hook)
+        self._selection = selection if selection is not None else Selection.from_environment()
+        self._infos: dict[str, PluginInfo] = {}
+        self._drivers: dict[str, dict[str, tuple[str, Any]]] = {}
+        self._continuations: dict[str, Continuation] | None = None
+        self._discovered = False
+
+    # -- loading -------------------------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Discover and register what is installed and wanted; once.
+
+        :raises ImproperlyConfigured: a plugin was asked for that is not installed.
+        :raises PluginConflict: two distributions have a plugin of the same name.
+        """
+        if self._discovered:
+            return
+        self._discovered = True
+        from stevedore import NamedExtensionManager
+
+        entry_points = NamedExtensionManager(GROUP, names=[], warn_on_missing_entrypoint=False).list_entry_points()
+        found: dict[str, Any] = {}
+        for entry_point in entry_points:
+            other = found.get(entry_point.name)
+            if other is not None and other.value != entry_point.value:
+                raise PluginConflict(
+                    f"two distributions have a plugin {entry_point.name!r}: "
+                    f"{_distribution(other)[0]} and {_distribution(entry_point)[0]}; uninstall one"
+                )
+            found[entry_point.name] = entry_point
+        self._selection.check(found)
+        wanted = []
+        for name, entry_point in sorted(found.items()):
+            why_off = self._selection.why_off(name)
+            if why_off is None:
+                wanted.append(name)
+            else:
+                self._note(entry_point, State.OFF, why_off)
+        failures: list[tuple[Any, BaseException]] = []
+        extensions = NamedExtensionManager(
+            GROUP,
+            names=wanted,
+            invoke_on_load=False,
+            on_load_failure_callback=lambda _manager, entry_point, error: failures.append((entry_point, error)),
+            warn_on_missing_entrypoint=False,
+        )
+        for entry_point, error in failures:
+            self._failed(entry_point, State.FAILED, f"{type(error).__name__}: {error}")
+        for extension in sorted(extensions, key=lambda e: e.name):
+            self._register(extension.entry_point, extension.plugin)
+
+    def _register(self, entry_point: Any, module: Any) -> None:
+        api = getattr(module, "KERN_API", None)
+        if api != API:
+            built = f"built for API {api}" if api is not None else "does not say which API it was built for (KERN_API)"
+            self._failed(entry_point, State.REFUSED, f"{built}, this kern has API {API}")
+            return
+        try:
+            self._manager.register(module, entry_point.name)
+            self._manager.check_pending()
+        except (pluggy.PluginValidationError, ValueError) as error:
+            if self._manager.has_plugin(entry_point.name):
+                self._manager.unregister(name=entry_point.name)
+            self._failed(entry_point, State.FAILED, str(error).strip().replace("\n", " "))
+            return
+        self._note(entry_point, State.ACTIVE)
+
+    def _failed(self, entry_point: Any, state: State, reason: str) -> None:
+        self._note(entry_point, state, reason)
+        distribution, version = _distribution(entry_point)
+        logger.error(
+            f"plugin {state.value}", plugin=entry_point.name, distribution=f"{distribution} {version}", reason=reason
+        )
+
+    def _note(self, entry_point: Any, state: State, reason: str = "") -> None:
+        distribution, version = _distribution(entry_point)
+        self._infos[entry_point.name] = PluginInfo(entry_point.name, distribution, version, state, reason)
+
+    def register(self, listener: object, name: str | None = None) -> None:
+        """Register an object of the application that has hook implementations.
+
+        :raises ImproperlyConfigured: it implements a hook that does not exist.
+        """
+        registered = self._manager.register(listener, name)
+        try:
+            self._manager.check_pending()
+        except pluggy.PluginValidationError as error:
+            self._manager.unregister(name=registered)
+            raise ImproperlyConfigured(f"{type(listener).__name__}: {error}") from error
+        self._drivers.clear()
+        self._continuations = None
+
+    def unregister(self, listener: object) -> None:
+        """Take a registered object out again."""
+        self._manager.unregister(listener)
+        self._drivers.clear()
+        self._continuations = None
+
+    # -- drivers -------------------------------------------------------------------------------------------------------
+
+    def driver(self, kind: str, name: str) -> Any:
+        """The factory for *name*; *kind* is ``transport``, ``result store``, ``pool``, ``scheduler`` or ``monitor``.
+
+        :raises PluginMissing: nothing provides it; says what to install.
+        :raises PluginConflict: two plugins claim it.
+        """
+        found = self.drivers(kind).get(name)
+        if found is None and "+" in name:
+            found = self.drivers(kind).get(name.split("+", 1)[0])
+        if found is None:
+            raise self._missing(kind, name)
+        return found[1]
+
+    def drivers(self, kind: str) -> dict[str, tuple[str, Any]]:
+        """All drivers of a kind: name → (plugin, factory)."""
+        self.load()
+        known = self._drivers.get(kind)
+        if known is None:
+            known = self._drivers[kind] = self._gather(kind)
+        return known
+
+    def _gather(self, kind: str) -> dict[str, tuple[str, Any]]:
+        hook_name = _DRIVER_HOOKS[kind]
+        gathered: dict[str, tuple[str, Any]] = {}
+        for implementation in getattr(self._manager.hook, hook_name).get_hookimpls():
+            try:
+                offered = implementation.function()
+            except Exception as error:
+                logger.error("plugin's hook failed", plugin=implementation.plugin_name, hook=hook_name, error=repr(error))
+                continue
+            for name, factory in (offered or {}).items():
+                other = gathered.get(name)
+                if other is not None:
+                    raise PluginConflict(
+                        f"the plugins {other[0]!r} and {implementation.plugin_name!r} both provide the {kind} {name!r}; "
+                        f"switch one off: --plugins=-{other[0]}"
+                    )
+                gathered[name] = (implementation.plugin_name, factory)
+        return gathered
+
+    def _missing(self, kind: str, name: str) -> PluginMissing:
+        for info in self._infos.values():
+            if info.state is not State.ACTIVE and info.distribution == KNOWN_DRIVERS[kind].get(name):
+                return PluginMissing(
+                    f"the {kind} {name!r} is provided by the plugin {info.name!r}, which is {info.state.value}: {info.reason}"
+                )
+        install = KNOWN_DRIVERS[kind].get(name)
+        known = sorted(self.drivers(kind))
+        if install:
+            return PluginMissing(f"no installed plugin provides the {kind} {name!r}: pip install {install}", install)
+        close = nearest(name, [*known, *KNOWN_DRIVERS[kind]])
+        return PluginMissing(
+            f"no installed plugin provides the {kind} {name!r}"
+            + (f"; did you mean {close!r}?" if close else "")
+            + f" (installed: {', '.join(known) or 'none'})"
+        )
+
+    def continuation(self, kind: str) -> Continuation | None:
+        """What understands the continuation *kind*, if anything."""
+        if self._continuations is None:
+            self.load()
+            gathered: dict[str, Continuation] = {}
+            for offered in self.hook.kern_continuations():  # type: ignore[call-arg]
+                for continuation in cast(Sequence[Continuation], offered):
+                    for known in continuation.kinds:
+                        gathered[known] = continuation
+            self._continuations = gathered
+        return self._continuations.get(kind)
+
+    # -- listeners -----------------------------------------------------------------------------------------------------
+
+    def listens(self, hook_name: str) -> bool:
+        """Whether anybody implements the hook."""
+        return bool(getattr(self._manager.hook, hook_name).get_hookimpls())
+
+    def notify(self, hook_name: str, **arguments: Any) -> None:
+        """Call every listener of a hook; an exception is logged with the plugin's name and stops nothing."""
+        self.ask(hook_name, **arguments)
+
+    def ask(self, hook_name: str, **arguments: Any) -> list[Any]:
+        """Call every listener of a hook, each by itself, and collect their answers that are not ``None``."""
+        answers: list[Any] = []
+        for implementation in reversed(getattr(self._manager.hook, hook_name).get_hookimpls()):
+            try:
+                answer = implementation.function(*[arguments[name] for name in implementation.argnames])
+            except Exception as error:
+                logger.error(
+                    "listener failed", plugin=implementation.plugin_name, hook=hook_name, error=repr(error), exc_info=True
+                )
+                continue
+            if answer is not None:
+                answers.append(answer)
+        return answers
+
+    # -- looking -------------------------------------------------------------------------------------------------------
+
+    def infos(self) -> list[PluginInfo]:
+        """Every installed plugin, with what it drives."""
+        self.load()
+        drives: dict[str, dict[str, list[str]]] = {}
+        for kind in _DRIVER_HOOKS:
+            for name, (plugin, _factory) in self.drivers(kind).items():
+                drives.setdefault(plugin, {}).setdefault(kind, []).append(name)
+        return [attrs.evolve(info, drives=drives.get(name, {})) for name, info in sorted(self._infos.items())]
+
+
+_DRIVER_HOOKS = {
+    "transport": "kern_transports",
+    "result store": "kern_result_stores",
+    "pool": "kern_pools",
+    "scheduler": "kern_schedulers",
+    "monitor": "kern_monitors",
+}
+
+
+def _distribution(entry_point: Any) -> tuple[str, str]:
+    distribution = getattr(entry_point, "dist", None)
+    if distribution is None:
+        return "unknown distribution", "?"
+    return distribution.metadata["Name"], distribution.version

@@ -31,6 +31,9 @@ ifeq ($(wildcard /etc/ssl/certs/*.pem /etc/ssl/certs/*.crt /etc/pki/tls/certs/*.
 export UV_SYSTEM_CERTS := false
 endif
 
+# Its advertisement for a successor.
+export NO_MKDOCS_2_WARNING := 1
+
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 .PHONY: help demo test faults check format bench docs dist release servers constraints clean distclean
@@ -72,12 +75,13 @@ test: $(WORKSPACE) $(CELERY) servers
 faults: $(WORKSPACE) $(CELERY) servers
 	$(PYTEST) tests/faults --seeds $(SEEDS) $(ARGS)
 
-check: $(WORKSPACE)
+check: $(WORKSPACE) .venv/.installed-docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy $(SOURCES)
-	$(BIN)/mypy tools conftest.py
+	$(BIN)/mypy tools conftest.py tests/architecture tests/docs
 	$(PYTEST) tests/architecture $(ARGS)
+	$(BIN)/python -m mkdocs build --strict --quiet --site-dir site
 	$(BIN)/uv pip check --python $(BIN)/python
 	$(BIN)/python -m tools.check_wheels
 

@@ -7,14 +7,13 @@ from pathlib import Path
 from tools.workspace import ROOT, Package, packages, uv
 
 
-def build(folders: Iterable[Path], target: Path, *, root: Path = ROOT) -> None:
+def build(folders: Iterable[Path], target: Path) -> None:
     """Build each folder's distribution, the wheel out of the sdist, so that the sdist is known to be complete."""
     for folder in folders:
         # Sources in pyproject.toml are for the workspace; what is published must build without them.
         uv(
             *("build", "--no-sources", "--quiet", "--build-constraints", ROOT / "constraints.txt"),
             *("--out-dir", target, folder),
-            cwd=root,
         )
 
 

@@ -55,9 +55,7 @@ def optional_modules(package: Package) -> list[str]:
     """Import names of what only its extras bring."""
     only_extras = package.declared - {requirement_name(item) for item in package.requirements}
     by_module = importlib.metadata.packages_distributions()
-    return sorted(
-        module for module, names in by_module.items() if only_extras & {normalized(name) for name in names}
-    )
+    return sorted(module for module, names in by_module.items() if only_extras & {normalized(name) for name in names})
 
 
 def content_problems(package: Package, wheel: Path) -> list[str]:

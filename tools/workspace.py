@@ -92,7 +92,8 @@ class Package:
         names = []
         for path in sorted(self.source.rglob("*.py")):
             parts = path.relative_to(self.source.parent).with_suffix("").parts
-            names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+            if parts[-1] != "__main__":  # runs the program
+                names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
         return sorted(names)
 
 

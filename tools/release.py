@@ -10,11 +10,9 @@ tree, and one run says so.
 
 import argparse
 import difflib
-import io
 import re
 import subprocess
 import sys
-import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,11 +170,10 @@ def checkout(package: Package, source: Source, target: Path) -> Package:
     if source.tag is None:
         return package
     where = package.folder.relative_to(ROOT)
-    done = subprocess.run(["git", "archive", source.tag, "--", str(where)], cwd=ROOT, capture_output=True, check=False)
-    if done.returncode:
-        raise Refused(f"cannot read {where} of {source.tag}: {done.stderr.decode().strip()}")
-    with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-        archive.extractall(target, filter="data")
+    target.mkdir(parents=True, exist_ok=True)
+    git("archive", "--output", str(target / "tree.tar"), source.tag, "--", str(where))
+    # Not tarfile: its safe filter came with Python 3.11.4, and Debian 12 has 3.11.2.
+    run("tar", "--extract", "--file", target / "tree.tar", "--directory", target)
     return Package(target / where)
 
 

@@ -13,9 +13,10 @@ CORE = ROOT / "core" / "src" / "kern"
 #: each one word here. Imports inside functions count; imports under TYPE_CHECKING do not.
 ORDER = [
     *("errors", "log", "states", "seams"),
+    *("timeutil", "saferepr", "masking"),
     *("message", "delivery", "request", "outcome"),
-    "serialization",
-    *("settings", "routing"),
+    *("serialization", "protocol", "documents"),
+    *("queues", "setting_types", "config_sources", "celery_settings", "settings", "routing"),
     "contracts",
     *("hookspecs", "plugins"),
     *("signature", "task", "result"),

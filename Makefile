@@ -14,6 +14,9 @@ MANIFESTS := pyproject.toml constraints.txt $(PACKAGES:%=%/pyproject.toml)
 BIN := .venv/bin
 WORKSPACE := .venv/.installed
 CELERY := .venv-celery/.installed
+# What .venv was made for. Moved elsewhere, or with a package gone, it is made anew: editable installations are paths.
+STATE := $(CURDIR) $(PACKAGES)
+INSTALLED := $(file < $(WORKSPACE))
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 # What the tests of this tree start for themselves. A server is asked for once a plugin that speaks to it is there.
@@ -36,7 +39,7 @@ export NO_MKDOCS_2_WARNING := 1
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test faults check format bench docs dist release servers constraints clean distclean
+.PHONY: help stale demo test faults check format bench docs dist release servers constraints clean distclean
 
 help:
 	@echo 'make demo | test | faults SEEDS=30 | check | format | bench | docs | dist | clean | distclean'
@@ -45,10 +48,16 @@ help:
 
 # Environments -------------------------------------------------------------------------------------------------------
 
+ifneq ($(INSTALLED),$(STATE))
+$(WORKSPACE): stale
+endif
+stale:
+
 $(WORKSPACE): $(MANIFESTS) tools/bootstrap.sh tools/install.py tools/workspace.py
+	$(if $(filter-out $(STATE),$(INSTALLED)),rm -rf .venv)
 	PYTHON='$(PYTHON)' sh tools/bootstrap.sh .venv
 	$(BIN)/python -m tools.install --group dev
-	@touch $@
+	@echo '$(STATE)' >$@
 
 # Further dependency groups of pyproject.toml, in the same environment: .venv/.installed-docs, .venv/.installed-bench
 .venv/.installed-%: $(WORKSPACE)
@@ -62,7 +71,7 @@ $(WORKSPACE): $(MANIFESTS) tools/bootstrap.sh tools/install.py tools/workspace.p
 	@touch $@
 
 servers:
-	bash tools/servers.sh $(SERVERS)
+	@bash tools/servers.sh $(SERVERS)
 
 # Work ---------------------------------------------------------------------------------------------------------------
 

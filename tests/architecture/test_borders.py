@@ -9,6 +9,7 @@ from tools.imports import Import, imports_of
 from tools.workspace import ROOT, Package, normalized, packages, requirement_name
 
 CORE, *PLUGINS = packages()
+INSTALLED = importlib.metadata.packages_distributions()
 
 #: What core may stand on. Whatever else there is to stand on, a plugin stands on it.
 LIBRARIES_OF_CORE = {
@@ -59,15 +60,20 @@ def test_core_declares_no_plugin() -> None:
 
 @pytest.mark.parametrize("package", packages(), ids=lambda package: package.name)
 def test_a_package_imports_only_what_it_declares(package: Package) -> None:
-    by_module = importlib.metadata.packages_distributions()
-    allowed = {normalized(name) for name in package.declared} | {package.name}
-    wrong = []
+    wrong: dict[str, str] = {}
     for found in imports_of(package.source, package.import_name):
-        if is_foreign(found) and found.top != package.import_name:
-            providers = {normalized(name) for name in by_module.get(found.top, [])} or {normalized(found.top)}
-            if not providers & allowed:
-                wrong.append(f"{found}: {package.folder.relative_to(ROOT)}/pyproject.toml declares none of {providers}")
-    assert not wrong, "\n" + "\n".join(wrong)
+        if is_foreign(found) and found.top != package.import_name and not providers(found.top) & package.declared:
+            wrong.setdefault(found.top, f"{found}; add {' or '.join(providers(found.top))}")
+    where = (package.folder / "pyproject.toml").relative_to(ROOT)
+    assert not wrong, f"missing among the dependencies in {where}:\n" + "\n".join(wrong.values())
+
+
+def providers(module: str) -> set[str]:
+    """The distributions a top-level module may come from."""
+    ours = {package.import_name: package.name for package in packages()}
+    if module in ours:
+        return {ours[module]}
+    return {normalized(name) for name in INSTALLED.get(module, [module])}
 
 
 def is_plugin(package: Package) -> bool:

@@ -235,6 +235,11 @@ def _registry() -> Any:
     return kombu.serialization.registry
 
 
+def json_is_ours() -> bool:
+    """Whether JSON is kern's own on this process, and not a codec that somebody put into kombu's registry instead."""
+    return not _json_replaced("_encoders", "json", "dumps")
+
+
 def _json_replaced(table: str, key: str, standard: str) -> bool:
     """Whether somebody has put another JSON codec into kombu's registry; it then counts here, too."""
     module = sys.modules.get("kombu.serialization")
@@ -254,7 +259,7 @@ def encode(value: Any, serializer: str) -> Encoded:
     :raises EncodeError: the serializer cannot write the value; names the cause.
     :raises ImproperlyConfigured: there is no such serializer, or its library is not installed.
     """
-    if serializer == "json" and not _json_replaced("_encoders", "json", "dumps"):
+    if serializer == "json" and json_is_ours():
         return Encoded(encode_json(value), JSON, "utf-8")
     registry = _registry()
     if serializer != "raw" and (serializer not in registry.name_to_type or not _installed(serializer)):
@@ -290,12 +295,8 @@ def decode(
     content_type = content_type or "application/data"
     if not isinstance(content_type, str):
         raise DecodeError(f"the content type is a {type(content_type).__name__}, not text")
-    if accept is not None and content_type not in accept and content_type not in _ALWAYS_ACCEPTED:
-        accepted = ", ".join(sorted(accept)) or "nothing"
-        raise ContentDisallowed(
-            f"content of type {_described(content_type)} is not accepted, only {accepted} "
-            "(settings accept_content, result_accept_content)"
-        )
+    if accept is not None:
+        require_accepted(content_type, accept)
     ours = content_type == JSON and not _json_replaced("_decoders", JSON, "loads")
     if ours and (accept is not None or not _disabled(JSON)):
         return decode_json(body)
@@ -317,6 +318,19 @@ def decode(
         raise DecodeError(f"the content of type {_described(content_type)} is nested too deeply") from error
     except Exception as error:
         raise DecodeError(f"cannot be read as {_described(content_type)}: {_sentence(error)}") from error
+
+
+def require_accepted(content_type: str | None, accept: frozenset[str]) -> None:
+    """Say no to content that must not be decoded, without looking at it.
+
+    :raises ContentDisallowed: names the content type and what is accepted.
+    """
+    if content_type and content_type not in accept and content_type not in _ALWAYS_ACCEPTED:
+        accepted = ", ".join(sorted(accept)) or "nothing"
+        raise ContentDisallowed(
+            f"content of type {_described(content_type)} is not accepted, only {accepted} "
+            "(settings accept_content, result_accept_content)"
+        )
 
 
 def accept_set(names: Iterable[str] | None = None) -> frozenset[str]:
@@ -355,10 +369,11 @@ def serializer_of(content_type: str) -> str:
     :raises ImproperlyConfigured: no serializer writes it.
     """
     for name, written in CONTENT_TYPES.items():
-        if written == content_type:
+        if written == content_type and name != "raw":
             return name
-    name = _registry().type_to_name.get(content_type)
-    if name is None:
+    # What signs messages calls its content data, too.
+    name = _registry().type_to_name.get(content_type) or ("raw" if content_type == CONTENT_TYPES["raw"] else "")
+    if not name:
         raise ImproperlyConfigured(f"no serializer writes content of type {content_type!r}")
     return str(name)
 

@@ -52,9 +52,12 @@ from difflib import get_close_matches
 from typing import Any
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like *name*, or ``None`` when nothing is close."""
-    found = get_close_matches(name, list(known), n=1, cutoff=0.6)
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known name most like *name*, or ``None`` when nothing is close.
+
+    :param cutoff: how alike they must be, from 0 to 1.
+    """
+    found = get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return found[0] if found else None
 
 
@@ -373,10 +376,7 @@ WIRE_MODULES: dict[type[BaseException], str] = {
             TimeoutError,
         )
     },
-    **{
-        cls: "billiard.exceptions"
-        for cls in (SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError, Terminated)
-    },
+    **{cls: "billiard.exceptions" for cls in (SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError, Terminated)},
     ContentDisallowed: "kombu.exceptions",
     DecodeError: "kombu.exceptions",
     EncodeError: "kombu.exceptions",

@@ -19,7 +19,8 @@ def install(groups: list[str], *, upgrade: bool) -> None:
     arguments: list[str | Path] = ["pip", "install", "--python", sys.executable]
     # The sources in pyproject.toml are for `uv run` and `uv sync`; here every package is named, which says the same.
     arguments += ["--no-sources", "--quiet"]
-    arguments += ["--upgrade"] if upgrade else ["--constraint", CONSTRAINTS]
+    # Pinned is what the oldest Python can run, whichever one this is.
+    arguments += ["--upgrade", "--python-version", "3.11.0"] if upgrade else ["--constraint", CONSTRAINTS]
     for package in packages():
         extras = ",".join(sorted(package.extras))
         path = package.folder.relative_to(ROOT)

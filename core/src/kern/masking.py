@@ -9,7 +9,7 @@ from typing import Any
 #: What stands where a secret was.
 MASK = "********"
 
-_NAME = re.compile(r"pass(word|wd|phrase)?|secret|token|credential|private|api_?key|access_?key|signature", re.IGNORECASE)
+_NAME = re.compile(r"pass(word|wd|phrase)?|secret|token|credential|private|api_?key|access_?key", re.IGNORECASE)
 # Greedy up to the last "@" of one URL: a password may hold "@", "/" and ":" by mistake, and must not be shown then.
 _USER_INFO = re.compile(r"(?P<head>\b[a-z][a-z0-9+.\-]*://[^:@/?#;\s]*):[^;\s]*@", re.IGNORECASE)
 _QUERY = re.compile(r"(?P<head>[?&](?P<name>[^=&#;\s]+)=)[^&#;\s]*")

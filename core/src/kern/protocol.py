@@ -13,7 +13,7 @@ import math
 import os
 import socket
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 
 import attrs
@@ -36,6 +36,7 @@ from kern.serialization import (
     require_accepted,
     serializer_of,
 )
+from kern.timeutil import clock, parse_datetime
 
 #: Bytes a body may have once decompressed, where the caller names no limit.
 DEFAULT_LIMIT: Final = 256 * 1024 * 1024
@@ -283,11 +284,9 @@ def expiration(expires: datetime | str | None, seconds: float | None = None) -> 
     :raises ValueError: *expires* is text that is no time.
     """
     if seconds is None:
-        if isinstance(expires, str):
-            expires = datetime.fromisoformat(expires)
         if expires is None:
             return "0"
-        seconds = (_aware(expires) - datetime.now(UTC)).total_seconds()
+        seconds = (parse_datetime(expires) - clock.utcnow()).total_seconds()
     return str(int(max(seconds, 0) * 1000))
 
 
@@ -307,10 +306,6 @@ def _chain_as_links(chain: Sequence[Any]) -> dict[str, Any]:
 
 def _iso(moment: datetime | str | None) -> str | None:
     return moment if moment is None or isinstance(moment, str) else moment.isoformat()
-
-
-def _aware(moment: datetime) -> datetime:
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
@@ -379,6 +374,9 @@ def peek(message: Message, accept: frozenset[str] = DEFAULT_ACCEPT, limit: int =
             require_accepted(message.content_type, accept)
         except ContentDisallowed as error:
             refused = error
+        if refused is None and _is_hybrid(message):
+            message, utc = _from_protocol_1(message, accept, limit)
+            headers = message.headers
     else:
         message, utc = _from_protocol_1(message, accept, limit)
         headers, protocol = message.headers, 1
@@ -519,6 +517,16 @@ def message_of(request: Request) -> Message:
     )
 
 
+def attach(request: Request, body: Body) -> None:
+    """Put a decoded body into its request."""
+    request.args, request.kwargs = body.args, body.kwargs
+    request.callbacks, request.errbacks = body.callbacks, body.errbacks
+    request.chain, request.chord = body.chain, body.chord
+    for name, value in (body.fields or {}).items():
+        if name in _SHOWN_FIELDS and getattr(request, name) is None:
+            setattr(request, name, value)
+
+
 def replace_for_retry(
     message: Message,
     *,
@@ -594,36 +602,41 @@ def _decoded(message: Message, accept: frozenset[str], limit: int) -> Any:
     return decode(body, message.content_type, message.content_encoding, accept)
 
 
+def _is_hybrid(message: Message) -> bool:
+    """Whether a body of protocol 1 follows headers of protocol 2, as far as that shows without decoding."""
+    return message.content_type == JSON and message.body[:1] == b"{" and not message.headers.get("compression")
+
+
 def _from_protocol_1(message: Message, accept: frozenset[str], limit: int) -> tuple[Message, bool]:
     fields = _decoded(message, accept, limit)
-    if not isinstance(fields, Mapping) or "task" not in fields:
+    sent = message.headers
+    if not isinstance(fields, Mapping) or not (sent.get("task") or "task" in fields):
         raise InvalidTaskError("this is no task message: there is no 'task' in its headers, nor in its body")
     body = _body_1(fields)
-    found = body.fields or {}
+    get = (body.fields or {}).get
     headers: dict[str, Any] = {
-        "lang": found.get("lang") or "py",
-        "task": fields["task"],
-        "id": found.get("id"),
-        "shadow": found.get("shadow"),
-        "eta": found.get("eta"),
-        "expires": found.get("expires"),
-        "group": fields["taskset"] if "taskset" in fields else found.get("group"),
-        "group_index": found.get("group_index"),
-        "retries": found.get("retries", 0),
-        "timelimit": found.get("timelimit", [None, None]),
-        "root_id": found.get("root_id") or found.get("id"),
-        "parent_id": found.get("parent_id"),
-        "argsrepr": saferepr(body.args),
-        "kwargsrepr": saferepr(body.kwargs),
-        "origin": found.get("origin"),
+        "lang": get("lang") or "py",
+        "task": get("task"),
+        "id": get("id"),
+        "shadow": get("shadow"),
+        "eta": get("eta"),
+        "expires": get("expires"),
+        "group": fields["taskset"] if "taskset" in fields else get("group"),
+        "group_index": get("group_index"),
+        "retries": get("retries", 0),
+        "timelimit": get("timelimit", [None, None]),
+        "root_id": get("root_id") or get("id"),
+        "parent_id": get("parent_id"),
+        "argsrepr": get("argsrepr") or saferepr(body.args),
+        "kwargsrepr": get("kwargsrepr") or saferepr(body.kwargs),
+        "origin": get("origin"),
         "ignore_result": None,
         "replaced_task_nesting": 0,
         "stamped_headers": None,
         "stamps": {},
     }
-    for name, value in message.headers.items():
-        if name not in _KNOWN_HEADERS:
-            headers[name] = value
+    # What a hybrid's headers say of the protocol counts more than its body; protocol 1 has none that do.
+    headers.update((name, value) for name, value in sent.items() if name != "compression")
     embed = {
         "callbacks": body.callbacks,
         "errbacks": body.errbacks,
@@ -631,13 +644,16 @@ def _from_protocol_1(message: Message, accept: frozenset[str], limit: int) -> tu
         "chord": body.chord,
     }
     encoded = encode((body.args, body.kwargs, embed), serializer_of(message.content_type))
-    utc = fields.get("utc", True)
     return (
         Message(encoded.body, headers, message.properties, encoded.content_type, encoded.content_encoding),
-        bool(utc),
+        bool(fields.get("utc", True)),
     )
 
 
+#: Fields of a hybrid's body that still mean something once it runs; its times and limits were the headers' to say.
+_SHOWN_FIELDS = frozenset({"lang", "root_id", "parent_id", "group", "shadow", "argsrepr", "kwargsrepr", "origin"})
+
+#: Fields of a protocol 1 body that are headers in protocol 2.
 _FIELDS_1 = (
     "lang",
     "task",
@@ -701,14 +717,10 @@ def _text(headers: Mapping[str, Any], name: str) -> str | None:
 
 
 def _time(name: str, value: Any) -> datetime:
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value)
-        except ValueError:
-            raise _invalid(name, value, "a time in ISO 8601") from None
-    elif not isinstance(value, datetime):
-        raise _invalid(name, value, "a time in ISO 8601")
-    return _aware(value)
+    try:
+        return parse_datetime(value)
+    except ValueError:
+        raise _invalid(name, value, "a time in ISO 8601") from None
 
 
 def _limits(value: Any) -> tuple[float | None, float | None]:

@@ -10,7 +10,7 @@ fail() {
     exit 1
 }
 
-command -v "$python" >/dev/null 2>&1 || fail "Python is missing. Type: sudo apt-get install python3 python3-venv"
+command -v "$python" >/dev/null 2>&1 || fail "$python is missing. Type: sudo apt-get install python3 python3-venv"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
     fail "kern needs Python 3.11 or newer; $python is $("$python" -V 2>&1). Name another one: make PYTHON=python3.12 …"
 

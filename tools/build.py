@@ -1,20 +1,18 @@
 """Build the sdist and the wheel of every package, or of those named, into a folder."""
 
 import argparse
-from collections.abc import Iterable
 from pathlib import Path
 
 from tools.workspace import ROOT, Package, packages, uv
 
+EVERY = "--all-packages"
 
-def build(folders: Iterable[Path], target: Path) -> None:
-    """Build each folder's distribution, the wheel out of the sdist, so that the sdist is known to be complete."""
-    for folder in folders:
-        # Sources in pyproject.toml are for the workspace; what is published must build without them.
-        uv(
-            *("build", "--no-sources", "--quiet", "--build-constraints", ROOT / "constraints.txt"),
-            *("--out-dir", target, folder),
-        )
+
+def build(what: str | Path, target: Path) -> None:
+    """Build one folder's distribution, or `EVERY` package: the wheel out of the sdist, which is then known complete."""
+    # Sources in pyproject.toml are for the workspace; what is published must build without them.
+    options = ("--no-sources", "--quiet", "--build-constraints", ROOT / "constraints.txt", "--out-dir", target)
+    uv("build", *options, what)
 
 
 def wheel_of(package: Package, target: Path) -> Path:
@@ -32,8 +30,13 @@ def main() -> None:
     parser.add_argument("target", type=Path)
     parser.add_argument("names", nargs="*", metavar="DISTRIBUTION")
     options = parser.parse_args()
-    chosen = [package for package in packages() if not options.names or package.name in options.names]
-    build([package.folder for package in chosen], options.target.resolve())
+    target = options.target.resolve()
+    if options.names:
+        known = {package.name: package for package in packages()}
+        for name in options.names:
+            build(known[name].folder, target)
+    else:
+        build(EVERY, target)
     for path in sorted(options.target.iterdir()):
         if path.suffix in {".whl", ".gz"}:
             print(path)

@@ -7,13 +7,15 @@ may own the name.
 
 import argparse
 import importlib.metadata
+import os
 import subprocess
 import sys
 import tempfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tools.build import build, wheel_of
+from tools.build import EVERY, build, wheel_of
 from tools.workspace import ROOT, UV, Package, normalized, packages, requirement_name
 
 # Runs in the clean environment. Arguments: the distribution, then its modules, "-", then modules that may be missing.
@@ -32,10 +34,10 @@ def attempt(what, load):
         if (exc.name or "").partition(".")[0] not in optional:
             failed = True
             print(f"{what}: {exc}; is it declared?", file=sys.stderr)
-    except BaseException:
+    except BaseException as exc:
         failed = True
-        print(f"{what}:", file=sys.stderr)
-        traceback.print_exc()
+        where = traceback.extract_tb(exc.__traceback__)[-1]
+        print(f"{what}: {where.filename}:{where.lineno}: {exc!r}", file=sys.stderr)
 
 for module in modules:
     attempt(f"import {module}", lambda: importlib.import_module(module))
@@ -99,11 +101,16 @@ def main() -> None:
         temporary = Path(folder)
         dist = temporary / "dist"
         everything = packages()
-        build([package.folder for package in everything], dist)
+        build(EVERY, dist)
         wheels = {package.name: wheel_of(package, dist) for package in everything}
         constraints = constraints_for(wheels, temporary / "kern.txt")
-        for package in everything:
-            problems = check(package, wheels[package.name], constraints, temporary / package.name)
+
+        def check_one(package: Package) -> list[str]:
+            return check(package, wheels[package.name], constraints, temporary / package.name)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            found = list(pool.map(check_one, everything))
+        for package, problems in zip(everything, found, strict=True):
             failed = failed or bool(problems)
             print(f"{package.name} {package.version}: {'installs alone and imports' if not problems else 'FAILED'}")
             for problem in problems:

@@ -200,7 +200,7 @@ def wheels_for(package: Package, core: Source, temporary: Path) -> dict[str, Pat
     for name, other in companions(package).items():
         source = core if name == CORE else companion(other, core)
         taken = checkout(other, source, temporary / "sources" / name)
-        build([taken.folder], temporary / "wheels")
+        build(taken.folder, temporary / "wheels")
         wheels[name] = wheel_of(taken, temporary / "wheels")
     return wheels
 
@@ -239,7 +239,7 @@ def release(name: str, tag: str | None, *, only_agreement: bool) -> None:
     if not package.tests.is_dir():
         raise Refused(f"{package.name} has no tests")
     cores = ends(package)
-    build([package.folder], ROOT / "dist")
+    build(package.folder, ROOT / "dist")
     for core in cores:
         test_against(package, core)
     print(f"{name} {package.version} is ready, and nothing is published. In dist/:")

@@ -16,7 +16,7 @@ ORDER = [
     *("timeutil", "saferepr", "masking"),
     *("message", "delivery", "request", "outcome"),
     *("serialization", "protocol", "documents"),
-    *("queues", "setting_types", "config_sources", "celery_settings", "settings", "routing"),
+    *("queues", "setting_types", "config_sources", "celery_settings", "settings", "settings_core", "routing"),
     "contracts",
     *("hookspecs", "plugins"),
     *("signature", "task", "result"),

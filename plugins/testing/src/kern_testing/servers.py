@@ -213,9 +213,8 @@ class Server(ABC):
             check=False,
         )
         if done.returncode:
-            raise ServerFailed(
-                f"{self.name}: {command[0]} ended with {done.returncode}: {(done.stderr or done.stdout).strip()[-2000:]}"
-            )
+            said = (done.stderr or done.stdout).strip()[-2000:]
+            raise ServerFailed(f"{self.name}: {command[0]} ended with {done.returncode}: {said}")
         return done.stdout
 
     def _launch(self, folder: Path) -> None:

@@ -1,0 +1,3 @@
+"""The contract suites."""
+
+from kern_testing.contracts.transport import TransportContract

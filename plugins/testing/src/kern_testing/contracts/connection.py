@@ -361,4 +361,5 @@ class StoreConnection:
         return self._do(self.port.joins_due(limit))
 
     def close_join(self, join_id: str) -> list[Publication]:
-        return list(self._do(self.port.close_join(join_id)))
+        publications = self._do(self.port.close_join(join_id))
+        return list(publications)

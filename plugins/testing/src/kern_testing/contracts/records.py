@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -104,7 +105,7 @@ class RecordsContract(Suite):
             except BaseException as error:
                 failures.append(error)
 
-        in_parallel([lambda mine=mine: add(mine) for mine in (records, other_records) * (threads // 2)])
+        in_parallel([partial(add, mine) for mine in (records, other_records) * (threads // 2)])
         assert not failures
         total = records.get(kind, "sum")
         assert total is not None
@@ -125,12 +126,7 @@ class RecordsContract(Suite):
                 if mine.put_if_absent(kind, key, value) is not None:
                     winners.append(value)
 
-            in_parallel(
-                [
-                    lambda mine=mine, n=n: put(mine, str(n).encode())
-                    for n, mine in enumerate([records, other_records] * 4)
-                ]
-            )
+            in_parallel([partial(put, mine, b"%d" % n) for n, mine in enumerate([records, other_records] * 4)])
             assert len(winners) == 1, f"{len(winners)} writers were told that they were first"
             read = records.get(kind, key)
             assert read is not None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, ClassVar
 
 import pytest
@@ -1087,8 +1088,12 @@ class TransportContract(RecordsContract):
         for payload in payloads:
             transport.broadcast(topic, payload)
         expected = [(topic, payload) for payload in payloads]
+
+        def heard(listener: Connection) -> bool:
+            return listener.broadcasts == expected
+
         for listener in (transport, other):
-            eventually(lambda listener=listener: listener.broadcasts == expected, "all broadcasts arrived, in order")
+            eventually(partial(heard, listener), "all broadcasts arrived, in order")
         assert bystander.broadcasts == []
 
     def test_a_subscription_replaces_the_former(self, transport: Connection, other: Connection) -> None:

@@ -143,7 +143,10 @@ class _SystemZone(tzinfo):
         return time.localtime(value.replace(tzinfo=None, fold=value.fold).timestamp())
 
     def fromutc(self, value: datetime) -> datetime:
-        return value.replace(tzinfo=UTC).astimezone().replace(tzinfo=self)
+        moment = value.replace(tzinfo=UTC)
+        there = moment.astimezone().replace(tzinfo=None)
+        # The second of two equal hours: read plainly, it would be the first.
+        return there.replace(tzinfo=self, fold=int(there.timestamp() != moment.timestamp()))
 
     def __repr__(self) -> str:
         return "local"

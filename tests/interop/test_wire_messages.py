@@ -51,7 +51,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a list of arguments": ({"args": [1, None, True, 1.5, -3]}, {}),
     "keywords": ({"args": (1,), "kwargs": {"y": 3, "name": "x'y", "nested": {"a": [1, [2, [3, [4]]]]}}}, {}),
     "text": ({"args": ("é", "日本", "\u2028", '"\\/', "\x00\x1f", "😀")}, {}),
-    "what JSON alone has no type for": ({"args": TYPED}, {}),
+    "what needs type extensions": ({"args": TYPED}, {}),
     "not a number": ({"args": (float("nan"), float("inf"), -float("inf"), 1e300, 10**30)}, {}),
     "keys that are no text": ({"args": ({2: 1, None: 3, True: 4, 1.5: 5},)}, {}),
     "long arguments": ({"args": ("x" * 1500, list(range(50)))}, {}),
@@ -81,7 +81,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "chain": ({"chain": [signature(), signature()]}, {"chain": [signature(), signature()]}),
     "chord": ({"chord": signature(task_id="c")}, {"chord": signature(task_id="c")}),
 }
-NOT_IN_PROTOCOL_1 = {"chain", "what JSON alone has no type for"}
+#: Celery drops the first, and before 5.7 fails on the second.
+NOT_IN_PROTOCOL_1 = {"chain", "eta as text"}
 
 
 def from_celery(answer: dict[str, Any]) -> Message:
@@ -112,7 +113,9 @@ def to_celery(message: Message) -> dict[str, Any]:
 def both(probe: Any, case: str, protocol: int, **options: Any) -> tuple[Message, Message]:
     """The same call as Celery publishes it and as kern builds it."""
     theirs, ours = CASES[case]
-    asked = {"task_id": "fixed-id", "reply_to": "rq", "origin": "gen1@here", **theirs, **options}
+    # Before 5.7 a call by name says False where it now says nothing.
+    given = {"task_id": "fixed-id", "reply_to": "rq", "origin": "gen1@here", "ignore_result": None}
+    asked = {**given, **theirs, **options}
     args, kwargs = asked.pop("args", ()), asked.pop("kwargs", {})
     if protocol == 1:
         asked.pop("origin")  # would become a property
@@ -203,8 +206,6 @@ def test_a_celery_worker_runs_the_message(probe: Any, protocol: int, serializer:
         "group": "g",
         "retries": 1,
         "timelimit": [50, 40],
-        "time_limit": 50,
-        "soft_time_limit": 40,
         "expires": SOON.isoformat(),
         "correlation_id": task_id,
         "reply_to": "rq",

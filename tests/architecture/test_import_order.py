@@ -19,10 +19,10 @@ ORDER = [
     *("queues", "setting_types", "config_sources", "celery_settings", "settings", "settings_core", "routing"),
     "contracts",
     *("hookspecs", "plugins"),
-    *("signature", "task", "result"),
+    *("signature", "task", "result_wait", "result_callbacks", "result_client", "result"),
     "publish",
-    "app",
     "runner",
+    "app",
     "worker",
     "cli",
 ]

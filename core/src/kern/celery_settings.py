@@ -357,7 +357,6 @@ NOT_READ: Mapping[str, str] = {
     "result_backend_base_sleep_between_retries_ms": _RETRIED,
     "result_backend_max_sleep_between_retries_ms": _RETRIED,
     "result_backend_thread_safe": "a result store always serves all threads of a process",
-    "task_protocol": "kern publishes protocol 2 and reads both",
     "task_remote_tracebacks": "the worker's traceback is the text in AsyncResult.traceback",
     "task_retry_on_worker_lost": (
         "with 'task_reject_on_worker_lost' a task comes back when its process dies, at most 'task_max_attempts' times"

@@ -359,6 +359,25 @@ def _survives_pickling(value: Any) -> bool:
     return isinstance(pickle.loads(body), BaseException)
 
 
+def describe_unstorable(document: Document, error: Exception, serializer: str = "json") -> Document:
+    """The same document with a sentence in place of its value, for a store that does not take the value.
+
+    What became of the task stays as it was: ``SUCCESS`` stays ``SUCCESS``.
+    """
+    text = f"the result could not be stored: {error}"
+    failed = document.status in EXCEPTION_STATES
+    reduced = encode_document(
+        document.task_id,
+        document.status,
+        Exception(text) if failed else text,
+        whole=document.whole is not None,
+        serializer=serializer,
+        traceback=text,
+        now=document.date_done,
+    )
+    return attrs.evolve(reduced, group_id=document.group_id, parent_id=document.parent_id)
+
+
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 

@@ -269,9 +269,13 @@ class OperationalError(KernError):
 
 
 class PublishRefused(OperationalError):
-    """The broker did not take the message: it is not there, publishing again is safe."""
+    """The broker did not take the message: it is not there, publishing again is safe.
+
+    :ivar task_ids: of a batch, the calls that are not confirmed.
+    """
 
     outcome = "refused"
+    task_ids: Sequence[str] = ()
 
 
 class PublishUnknown(OperationalError):
@@ -284,7 +288,7 @@ class PublishUnknown(OperationalError):
     outcome = "unknown"
 
     def __init__(self, message: str = "", task_ids: Sequence[str] = ()) -> None:
-        self.task_ids = tuple(task_ids)
+        self.task_ids: Sequence[str] = tuple(task_ids)
         super().__init__(message or str(type(self).__doc__).splitlines()[0])
 
 
@@ -352,9 +356,8 @@ class Terminated(Exception):
 
 #: Module under which an error travels in result documents: that of Celery's error of the same name.
 WIRE_MODULES: dict[type[BaseException], str] = {
-    **{
-        cls: "celery.exceptions"
-        for cls in (
+    **dict.fromkeys(
+        (
             AlreadyRegistered,
             BackendError,
             BackendGetMetaError,
@@ -374,9 +377,10 @@ WIRE_MODULES: dict[type[BaseException], str] = {
             TaskPredicate,
             TaskRevokedError,
             TimeoutError,
-        )
-    },
-    **{cls: "billiard.exceptions" for cls in (SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError, Terminated)},
+        ),
+        "celery.exceptions",
+    ),
+    **dict.fromkeys((SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError, Terminated), "billiard.exceptions"),
     ContentDisallowed: "kombu.exceptions",
     DecodeError: "kombu.exceptions",
     EncodeError: "kombu.exceptions",

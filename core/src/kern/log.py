@@ -11,11 +11,16 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from contextvars import ContextVar
 from typing import IO, Any
 
 #: What is bound to every line logged while a task runs: ``task_id``, ``task_name``.
 task_context: ContextVar[dict[str, Any] | None] = ContextVar("kern_task_context", default=None)
+
+
+#: Name of the handler that :func:`configure` attaches.
+_HANDLER = "kern console"
 
 
 class Logger:
@@ -65,7 +70,7 @@ def get_logger(name: str) -> Logger:
     return Logger(name)
 
 
-def _bind_task(_logger: Any, _method: str, event_dict: dict[str, Any]) -> dict[str, Any]:
+def _bind_task(_logger: Any, _method: str, event_dict: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     context = task_context.get()
     if context:
         for key, value in context.items():
@@ -73,7 +78,7 @@ def _bind_task(_logger: Any, _method: str, event_dict: dict[str, Any]) -> dict[s
     return event_dict
 
 
-def _render(_logger: Any, _method: str, event_dict: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _render(_logger: Any, _method: str, event_dict: MutableMapping[str, Any]) -> tuple[tuple[str], dict[str, Any]]:
     """Give the standard logger a readable line, and its handlers the fields as ``record.fields``."""
     event = str(event_dict.pop("event", ""))
     event_dict.pop("level", None)
@@ -151,9 +156,9 @@ def configure(
     """
     handler: logging.Handler
     if logfile:
-        import logging.handlers  # here: it costs several milliseconds, and few log to a file
+        from logging.handlers import WatchedFileHandler  # here: it costs several milliseconds, and few log to a file
 
-        handler = logging.handlers.WatchedFileHandler(logfile, encoding="utf-8")
+        handler = WatchedFileHandler(logfile, encoding="utf-8")
     else:
         handler = logging.StreamHandler(stream or sys.stderr)
     if colour is None:
@@ -161,10 +166,10 @@ def configure(
     handler.setFormatter(JsonFormatter() if json_logs else ConsoleFormatter(colour))
     handler.addFilter(_TaskFilter())
     logger = logging.getLogger("kern")
-    for old in [h for h in logger.handlers if getattr(h, "_kern", False)]:
+    for old in [h for h in logger.handlers if h.name == _HANDLER]:
         logger.removeHandler(old)
         old.close()
-    handler._kern = True  # type: ignore[attr-defined]
+    handler.name = _HANDLER
     logger.addHandler(handler)
     logger.setLevel(level)
     logger.propagate = False

@@ -28,7 +28,9 @@ GROUP = "kern.plugins"
 #: What to install for a URL scheme or pool that nothing installed provides.
 KNOWN_DRIVERS: Mapping[str, Mapping[str, str]] = {
     "transport": {
-        **dict.fromkeys(("sqlite", "postgresql", "postgres", "mysql", "mariadb", "sqla", "sqlalchemy"), "kern-broker-sql"),
+        **dict.fromkeys(
+            ("sqlite", "postgresql", "postgres", "mysql", "mariadb", "sqla", "sqlalchemy"), "kern-broker-sql"
+        ),
         **dict.fromkeys(("redis", "rediss", "redis+socket", "sentinel", "valkey"), "kern-broker-redis"),
         **dict.fromkeys(("amqp", "amqps", "pyamqp", "librabbitmq"), "kern-broker-amqp"),
         "memory": "kern-testing",
@@ -123,9 +125,12 @@ class Plugins:
         self._manager.add_hookspecs(Hooks)
         self.hook = cast(Hooks, self._manager.hook)
         self._selection = selection if selection is not None else Selection.from_environment()
-        self._infos: dict[str, PluginInfo] = {}
+        #: Every installed plugin: entry point, state, why. Whose distribution it is costs a look at all that is
+        #: installed, and is asked for only when it is shown.
+        self._found: dict[str, tuple[Any, State, str]] = {}
         self._drivers: dict[str, dict[str, tuple[str, Any]]] = {}
         self._continuations: dict[str, Continuation] | None = None
+        self._listening: frozenset[str] | None = None
         self._discovered = False
 
     # -- loading -------------------------------------------------------------------------------------------------------
@@ -160,7 +165,7 @@ class Plugins:
             else:
                 self._note(entry_point, State.OFF, why_off)
         failures: list[tuple[Any, BaseException]] = []
-        extensions = NamedExtensionManager(
+        extensions: Any = NamedExtensionManager(
             GROUP,
             names=wanted,
             invoke_on_load=False,
@@ -196,8 +201,7 @@ class Plugins:
         )
 
     def _note(self, entry_point: Any, state: State, reason: str = "") -> None:
-        distribution, version = _distribution(entry_point)
-        self._infos[entry_point.name] = PluginInfo(entry_point.name, distribution, version, state, reason)
+        self._found[entry_point.name] = (entry_point, state, reason)
 
     def register(self, listener: object, name: str | None = None) -> None:
         """Register an object of the application that has hook implementations.
@@ -210,14 +214,17 @@ class Plugins:
         except pluggy.PluginValidationError as error:
             self._manager.unregister(name=registered)
             raise ImproperlyConfigured(f"{type(listener).__name__}: {error}") from error
-        self._drivers.clear()
-        self._continuations = None
+        self._forget_derived()
 
     def unregister(self, listener: object) -> None:
         """Take a registered object out again."""
         self._manager.unregister(listener)
+        self._forget_derived()
+
+    def _forget_derived(self) -> None:
         self._drivers.clear()
         self._continuations = None
+        self._listening = None
 
     # -- drivers -------------------------------------------------------------------------------------------------------
 
@@ -249,25 +256,28 @@ class Plugins:
             try:
                 offered = implementation.function()
             except Exception as error:
-                logger.error("plugin's hook failed", plugin=implementation.plugin_name, hook=hook_name, error=repr(error))
+                logger.error(
+                    "plugin's hook failed", plugin=implementation.plugin_name, hook=hook_name, error=repr(error)
+                )
                 continue
             for name, factory in (offered or {}).items():
                 other = gathered.get(name)
                 if other is not None:
                     raise PluginConflict(
-                        f"the plugins {other[0]!r} and {implementation.plugin_name!r} both provide the {kind} {name!r}; "
+                        f"the plugins {other[0]!r} and {implementation.plugin_name!r} both provide "
+                        f"the {kind} {name!r}; "
                         f"switch one off: --plugins=-{other[0]}"
                     )
                 gathered[name] = (implementation.plugin_name, factory)
         return gathered
 
     def _missing(self, kind: str, name: str) -> PluginMissing:
-        for info in self._infos.values():
-            if info.state is not State.ACTIVE and info.distribution == KNOWN_DRIVERS[kind].get(name):
-                return PluginMissing(
-                    f"the {kind} {name!r} is provided by the plugin {info.name!r}, which is {info.state.value}: {info.reason}"
-                )
         install = KNOWN_DRIVERS[kind].get(name)
+        for plugin, (entry_point, state, reason) in self._found.items():
+            if state is not State.ACTIVE and install and _distribution(entry_point)[0] == install:
+                return PluginMissing(
+                    f"the {kind} {name!r} is provided by the plugin {plugin!r}, which is {state.value}: {reason}"
+                )
         known = sorted(self.drivers(kind))
         if install:
             return PluginMissing(f"no installed plugin provides the {kind} {name!r}: pip install {install}", install)
@@ -283,7 +293,7 @@ class Plugins:
         if self._continuations is None:
             self.load()
             gathered: dict[str, Continuation] = {}
-            for offered in self.hook.kern_continuations():  # type: ignore[call-arg]
+            for offered in self.hook.kern_continuations():
                 for continuation in cast(Sequence[Continuation], offered):
                     for known in continuation.kinds:
                         gathered[known] = continuation
@@ -292,9 +302,19 @@ class Plugins:
 
     # -- listeners -----------------------------------------------------------------------------------------------------
 
+    @property
+    def listening(self) -> frozenset[str]:
+        """Names of the hooks that somebody implements; cheap to ask, so that a hook nobody wants costs nothing."""
+        if self._listening is None:
+            self.load()
+            relay = self._manager.hook
+            names = [name for name in vars(Hooks) if name.startswith("kern_")]
+            self._listening = frozenset(name for name in names if getattr(relay, name).get_hookimpls())
+        return self._listening
+
     def listens(self, hook_name: str) -> bool:
         """Whether anybody implements the hook."""
-        return bool(getattr(self._manager.hook, hook_name).get_hookimpls())
+        return hook_name in self.listening
 
     def notify(self, hook_name: str, **arguments: Any) -> None:
         """Call every listener of a hook; an exception is logged with the plugin's name and stops nothing."""
@@ -302,18 +322,31 @@ class Plugins:
 
     def ask(self, hook_name: str, **arguments: Any) -> list[Any]:
         """Call every listener of a hook, each by itself, and collect their answers that are not ``None``."""
+        self.load()
         answers: list[Any] = []
         for implementation in reversed(getattr(self._manager.hook, hook_name).get_hookimpls()):
             try:
                 answer = implementation.function(*[arguments[name] for name in implementation.argnames])
             except Exception as error:
                 logger.error(
-                    "listener failed", plugin=implementation.plugin_name, hook=hook_name, error=repr(error), exc_info=True
+                    "listener failed",
+                    plugin=implementation.plugin_name,
+                    hook=hook_name,
+                    error=repr(error),
+                    exc_info=True,
                 )
                 continue
             if answer is not None:
                 answers.append(answer)
         return answers
+
+    def offered(self, hook_name: str) -> list[tuple[str, Any]]:
+        """What each plugin hands over by a hook without arguments, with the plugin's name."""
+        self.load()
+        offers = []
+        for implementation in getattr(self._manager.hook, hook_name).get_hookimpls():
+            offers.append((implementation.plugin_name, implementation.function()))
+        return offers
 
     # -- looking -------------------------------------------------------------------------------------------------------
 
@@ -324,7 +357,10 @@ class Plugins:
         for kind in _DRIVER_HOOKS:
             for name, (plugin, _factory) in self.drivers(kind).items():
                 drives.setdefault(plugin, {}).setdefault(kind, []).append(name)
-        return [attrs.evolve(info, drives=drives.get(name, {})) for name, info in sorted(self._infos.items())]
+        return [
+            PluginInfo(name, *_distribution(entry_point), state, reason, drives.get(name, {}))
+            for name, (entry_point, state, reason) in sorted(self._found.items())
+        ]
 
 
 _DRIVER_HOOKS = {
@@ -337,7 +373,10 @@ _DRIVER_HOOKS = {
 
 
 def _distribution(entry_point: Any) -> tuple[str, str]:
-    distribution = getattr(entry_point, "dist", None)
-    if distribution is None:
-        return "unknown distribution", "?"
-    return distribution.metadata["Name"], distribution.version
+    """Name and version of the distribution behind an entry point; stevedore's cache does not keep it."""
+    from importlib.metadata import entry_points
+
+    for candidate in entry_points(group=GROUP, name=entry_point.name):
+        if candidate.value == entry_point.value and candidate.dist is not None:
+            return candidate.dist.name, candidate.dist.version
+    return "unknown distribution", "?"

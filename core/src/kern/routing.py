@@ -558,10 +558,12 @@ class Router:
 
     :param conf: the application's settings, with :class:`RoutingSettings` among them.
     :param queues: the queues to find; default: those of the settings.
+    :param routes: in place of ``task_routes``, in any of its forms.
     """
 
-    def __init__(self, conf: Settings, queues: Queues | None = None) -> None:
+    def __init__(self, conf: Settings, queues: Queues | None = None, routes: Any = None) -> None:
         self._conf = conf
+        self._routes = routes
         self._lock = threading.Lock()
         self._prepared: _Prepared | None = None
         self._queues = queues
@@ -643,7 +645,7 @@ class Router:
     def _prepare(self) -> _Prepared:
         queues = self.queues
         version, settings = self._conf.version, self._conf.section(RoutingSettings)
-        routers = _routers(settings.task_routes)
+        routers = _routers(settings.task_routes if self._routes is None else self._routes)
         prepared = _Prepared(
             version=version,
             queue_changes=queues.changes,

@@ -191,6 +191,7 @@ class PublishSettings(Section):
     """How calls are written and sent."""
 
     task_serializer: str = setting("json", "Serializer of calls.")
+    task_protocol: int = setting(2, "Protocol of calls; 1 is for consumers that know no other.", choices=(1, 2))
     task_compression: str | None = setting(None, "Compression of calls.")
     task_publish_retry: bool = setting(True, "A call that the broker did not take is published again.")
     task_publish_retry_policy: dict[str, Any] = setting(

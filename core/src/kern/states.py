@@ -40,7 +40,18 @@ PROPAGATE_STATES = frozenset({FAILURE, REVOKED})
 ALL_STATES = frozenset({PENDING, RECEIVED, STARTED, SUCCESS, FAILURE, REVOKED, RETRY})
 
 #: Most final first; ``None`` stands for every state not named here.
-PRECEDENCE: tuple[str | None, ...] = (SUCCESS, FAILURE, None, REVOKED, STARTED, RECEIVED, REJECTED, RETRY, PENDING, UNKNOWN)
+PRECEDENCE: tuple[str | None, ...] = (
+    SUCCESS,
+    FAILURE,
+    None,
+    REVOKED,
+    STARTED,
+    RECEIVED,
+    REJECTED,
+    RETRY,
+    PENDING,
+    UNKNOWN,
+)
 _RANK = {name: rank for rank, name in enumerate(PRECEDENCE)}
 
 

@@ -16,6 +16,7 @@ import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any, ClassVar, TypeVar
 
 from kern import log
@@ -104,7 +105,7 @@ class DriverThread(ABC):
 
     def begin(self) -> Reply[None]:
         """Start the thread; the reply is the first attempt to connect."""
-        reply: Reply[None] = Reply()
+        reply: Reply[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(reply,), name=f"kern {self._name}", daemon=True)
         self._thread.start()
         return reply
@@ -112,15 +113,14 @@ class DriverThread(ABC):
     def end(self) -> Reply[None]:
         """Finish the commands at hand, close, end the thread."""
         if self._thread is None or self._stopping:
-            reply: Reply[None] = Reply()
+            reply: Reply[None] = Future()
             reply.set_result(None)
             return reply
-        reply = self.call(self._stop)
-        return reply
+        return self.call(self._stop)
 
     def call(self, function: Callable[..., T], *arguments: Any) -> Reply[T]:
         """Have the thread call *function*."""
-        reply: Reply[T] = Reply()
+        reply: Reply[T] = Future()
         if self._stopping or self._thread is None:
             reply.set_exception(TransportError(f"the connection to {self._name} is closed", retryable=False))
             return reply
@@ -511,5 +511,3 @@ def threaded(driver: Transport | BlockingTransport) -> Transport:
 def threaded_store(driver: ResultStore | BlockingResultStore) -> ResultStore:
     """The port over *driver*; a driver that is one already is given back."""
     return ThreadedResultStore(driver) if isinstance(driver, BlockingResultStore) else driver
-
-

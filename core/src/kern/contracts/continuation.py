@@ -42,7 +42,15 @@ class Continuation(ABC):
 
     @abstractmethod
     def prepare(self, kind: str, value: Any) -> Any:
-        """What a caller gave (``link=``, ``link_error=``, ``chain=``, ``chord=``), as it is to travel in the message."""
+        """What a caller gave (``link=``, ``link_error=``, ``chain=``, ``chord=``), as it travels in the message."""
+
+
+class Composer(Continuation):
+    """A continuation that also understands ``left | right``."""
+
+    @abstractmethod
+    def compose(self, left: Any, right: Any) -> Any:
+        """The workflow that runs *left*, then *right* with its value."""
 
 
 def unsupported(kinds: Sequence[str]) -> str:

@@ -128,7 +128,7 @@ class Pool(ABC):
 
         raise CapabilityMissing(f"the pool {self.name!r} cannot change its size")
 
-    def recycle(self) -> None:
+    def recycle(self) -> None:  # noqa: B027  (nothing to do is the right answer for a pool without processes)
         """Replace the processes as they become idle; nothing to do for a pool without."""
 
     @abstractmethod

@@ -1,7 +1,8 @@
 """The scheduler: says which calls are due.
 
 A schedule is a record that any scheduler node may act on; each firing has the identity *(schedule, due instant)* and
-becomes a call with an id made of it, so that two leaders cannot fire twice and a crash between due and sent is repaired.
+becomes a call with an id made of it, so that two leaders cannot fire twice and a crash between due and sent is
+repaired.
 """
 
 from __future__ import annotations

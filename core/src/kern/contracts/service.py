@@ -17,9 +17,8 @@ class Service(ABC):
     async def start(self, worker: Any) -> None:
         """Get ready; *worker* is the :class:`kern.worker.Worker` it lives in."""
 
-    async def tick(self) -> None:
+    async def tick(self) -> None:  # noqa: B027  (a service may do all of its work elsewhere)
         """Called every :attr:`interval` seconds; an error is logged with the service's name and ends nothing."""
-        return None
 
     @abstractmethod
     async def stop(self) -> None:

@@ -678,10 +678,9 @@ _UNPACK: dict[str, Callable[[bytes, str, int], bytes]] = {
 
 def _brotli() -> Any:
     try:
-        import brotli  # type: ignore[import-not-found,unused-ignore]
+        return import_module("brotli")
     except ImportError:
-        raise ImproperlyConfigured("the compression 'brotli' needs the library brotli (pip install brotli)") from None
-    return brotli
+        raise ImproperlyConfigured(_needs("brotli", "brotli")) from None
 
 
 def _zstd() -> Any:
@@ -690,4 +689,8 @@ def _zstd() -> Any:
             return import_module(name)
         except ImportError:
             continue
-    raise ImproperlyConfigured("the compression 'zstd' needs the library backports.zstd (pip install backports.zstd)")
+    raise ImproperlyConfigured(_needs("zstd", "backports.zstd"))
+
+
+def _needs(compression: str, library: str) -> str:
+    return f"the compression {compression!r} needs {library} (pip install 'kern-core[{compression}]')"

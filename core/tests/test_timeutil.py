@@ -235,7 +235,7 @@ class TestDueAndExpiry:
     @pytest.mark.parametrize("bad", ["soon", "nan", True, []])
     def test_an_expiry_that_is_none_is_refused(self, bad: object) -> None:
         """The error comes at the call site."""
-        with pytest.raises(ValueError, match="duration|ISO-8601"):
+        with pytest.raises(ValueError, match=r"duration|ISO-8601"):
             timeutil.expiry_time(bad)  # type: ignore[arg-type]
 
     def test_an_expiry_beyond_all_time_is_refused(self) -> None:

@@ -145,7 +145,10 @@ def _int(value: Any, text: bool) -> int:
 
 def _float(value: Any, text: bool) -> float:
     if isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            pass
     if isinstance(value, str):
         try:
             number = float(value.strip())
@@ -169,6 +172,13 @@ def _bytes(value: Any, text: bool) -> bytes:
     raise ValueError("expected bytes")
 
 
+def _timedelta(value: Any, text: bool) -> timedelta:
+    try:
+        return timedelta(seconds=seconds(value))
+    except OverflowError:
+        raise ValueError("expected a timedelta or seconds, fewer than there are") from None
+
+
 _SIMPLE: dict[Any, Checker] = {
     bool: Checker("true or false", lambda value: isinstance(value, bool), _bool),
     int: Checker("an integer", lambda value: isinstance(value, int) and not isinstance(value, bool), _int),
@@ -178,7 +188,7 @@ _SIMPLE: dict[Any, Checker] = {
     timedelta: Checker(
         "a timedelta or seconds",
         lambda value: isinstance(value, timedelta),
-        lambda value, text: timedelta(seconds=seconds(value)),
+        _timedelta,
     ),
     tzinfo: Checker("a tzinfo", lambda value: isinstance(value, tzinfo), _refuse("a tzinfo")),
 }

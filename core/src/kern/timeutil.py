@@ -175,7 +175,7 @@ def seconds(value: float | str | timedelta) -> float:
         raise ValueError(f"a duration is a number of seconds or a timedelta, not {value!r}")
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError(f"a duration is a number of seconds or a timedelta, not {value!r}") from None
     if number != number:
         raise ValueError("a duration is a number of seconds, not NaN")

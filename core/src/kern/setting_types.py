@@ -211,8 +211,7 @@ def _union(parts: list[Checker]) -> Checker:
         # Where any text is a value, "none" is one too, and only the empty text is not.
         if text and optional and is_none(value) and not (only_text_may_be_a_word and value.strip()):
             return None
-        # Text fits "text" always: what is stricter goes first.
-        for part in sorted(named, key=lambda part: part.accepts in ("text", "any value")):
+        for part in sorted(named, key=lambda part: _eagerness(part, value)):
             try:
                 return part.convert(value, text)
             except ValueError:
@@ -220,6 +219,13 @@ def _union(parts: list[Checker]) -> Checker:
         raise ValueError(f"expected {accepts}")
 
     return Checker(accepts, exact, convert)
+
+
+def _eagerness(part: Checker, value: Any) -> int:
+    """The stricter first: any text is "text", and any text is a list of one."""
+    if part.accepts.startswith("a list"):
+        return 0 if isinstance(value, str) and value.lstrip()[:1] == "[" else 2
+    return int(part.accepts in ("text", "any value"))
 
 
 def _literal(values: tuple[Any, ...]) -> Checker:

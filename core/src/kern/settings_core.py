@@ -108,6 +108,19 @@ def _rate(value: str | float | None) -> None:
     parse_rate(value)
 
 
+def _annotations(value: Any) -> None:
+    problem = (
+        "expected a mapping, an object with annotate() or annotate_any(), the dotted name of one, or a list of these"
+    )
+    for each in value if isinstance(value, list | tuple) else () if value is None else (value,):
+        if isinstance(each, Mapping):
+            for name, options in each.items():
+                if not isinstance(name, str) or not isinstance(options, Mapping):
+                    raise ValueError("expected {name of a task or '*': {option: value}}" + f"; at {name!r} it is not")
+        elif not (isinstance(each, str) or hasattr(each, "annotate") or hasattr(each, "annotate_any")):
+            raise ValueError(problem)
+
+
 class TaskSettings(Section):
     """What holds for tasks that do not say otherwise themselves."""
 
@@ -161,7 +174,9 @@ class TaskSettings(Section):
     task_eager_propagates: bool = setting(False, "Calls that run at once raise what the task raises.")
     task_store_eager_result: bool = setting(False, "Results of calls that run at once are stored.")
     task_annotations: Any = setting(
-        None, "Options put on tasks when they are registered: {name or '*': {option: value}}, an object, or a list."
+        None,
+        "Options put on tasks when they are registered: {name or '*': {option: value}}, an object, or a list.",
+        validate=_annotations,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
@@ -33,6 +34,9 @@ class RealClock:
 
 REAL = RealClock()
 
+#: Real seconds to wait for what is to become true; the machine may be busy.
+PATIENCE = float(os.environ.get("KERN_TESTING_PATIENCE", "20"))
+
 
 class Deadline:
     """So many seconds from now, whatever becomes of the system's clock."""
@@ -51,7 +55,7 @@ class Deadline:
         return max(0.0, self._until - time.monotonic())
 
 
-def eventually(condition: Callable[[], T], what: str = "", timeout: float = 20.0, clock: Clock = REAL) -> T:
+def eventually(condition: Callable[[], T], what: str = "", timeout: float = PATIENCE, clock: Clock = REAL) -> T:
     """What *condition* answers as soon as it is true.
 
     :param condition: asked again and again; an ``AssertionError`` in it means "not yet".

@@ -29,6 +29,7 @@ from kern.message import Message, Publication
 from kern.outcome import GiveBack, ParkUntil, Quarantine, RetryAt
 from kern.queues import Binding, QueueSpec
 from kern_testing import make
+from kern_testing.contracts import model
 from kern_testing.contracts.connection import Connection
 from kern_testing.contracts.records import RecordsContract, in_parallel
 from kern_testing.contracts.suite import Clock, applies, eventually, missing, refuses, throughout
@@ -67,6 +68,9 @@ class TransportContract(RecordsContract):
     #: Seconds of a lease that is to expire, and of one that is to be held by renewing it.
     short_lease: ClassVar[float] = 0.25
     held_lease: ClassVar[float] = 1.0
+    #: How many sequences of how many commands are compared with the model.
+    model_examples: ClassVar[int] = 30
+    model_steps: ClassVar[int] = 40
 
     @pytest.fixture
     def make_transport(self) -> Callable[[], Transport | BlockingTransport]:
@@ -320,10 +324,10 @@ class TransportContract(RecordsContract):
         """Claims follow priorities; within one priority, the order of publishing."""
         ranks = {priority: rank for rank, priority in enumerate((9, 6, 3, 0) if self.higher_first else (0, 3, 6, 9))}
         batch = [make.publication(queue, priority=priority) for priority in (3, 0, 9, 6, 0, 9, 3, 6)]
-        transport.publish(*batch)
         expected = [p.task_id for p in batch]
         if transport.has(TransportCapability.PRIORITIES):
             expected = [p.task_id for p in sorted(batch, key=lambda p: ranks[p.message.priority])]
+        transport.publish(*batch)
         assert [delivery.task_id for delivery in transport.claim_eventually(queue, count=8)] == expected
 
     def test_a_senseless_priority_is_none(self, transport: Connection, queue: str) -> None:
@@ -482,9 +486,9 @@ class TransportContract(RecordsContract):
         taken: list[Delivery] = []
 
         def held() -> bool:
-            assert transport.renew(renewed.receipt, lease_seconds=self.held_lease) == frozenset()
             other.recover()
             taken.extend(other.claim(queue))
+            assert transport.renew(renewed.receipt, lease_seconds=self.held_lease) == frozenset()
             return renewed.task_id not in {delivery.task_id for delivery in taken}
 
         throughout(held, 1.5 * self.held_lease, "the renewed lease is kept", clock=transport.clock)
@@ -924,6 +928,19 @@ class TransportContract(RecordsContract):
         assert again.raw == raw
         other.settle(*[delivery for delivery in deliveries if delivery.message is not None], again)
         assert transport.held(queue) == 0
+
+    # -- all of it -----------------------------------------------------------------------------------------------------
+
+    def test_it_agrees_with_a_model_whatever_the_order(
+        self, make_transport: Callable[[], Transport | BlockingTransport], server_clock: Clock
+    ) -> None:
+        """Any sequence of commands leaves each message where a simple model says it is."""
+        model.check(
+            lambda: Connection(make_transport(), clock=server_clock).start(),
+            leases_expire=self.leases_expire,
+            examples=self.model_examples,
+            steps=self.model_steps,
+        )
 
     # -- looking and operating -----------------------------------------------------------------------------------------
 

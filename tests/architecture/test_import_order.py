@@ -19,7 +19,7 @@ ORDER = [
     *("queues", "setting_types", "config_sources", "celery_settings", "settings", "settings_core", "routing"),
     "contracts",
     *("hookspecs", "plugins"),
-    *("signature", "task", "result_wait", "result_callbacks", "result_client", "result"),
+    *("signature", "task", "graph", "result_wait", "result_callbacks", "result", "result_client"),
     "publish",
     "runner",
     "app",

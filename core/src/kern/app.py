@@ -28,7 +28,7 @@ from kern.publish import Connection, Prepared, Publisher
 from kern.queues import QueueSpec
 from kern.request import Request
 from kern.result import AsyncResult, EagerResult, GroupResult, ResultSet
-from kern.result_client import ResultClient
+from kern.result_client import ResultClient, ResultClientSettings
 from kern.routing import Router, RoutingSettings, queue_spec, worker_direct
 from kern.runner import Runner, run_eagerly
 from kern.settings import Settings
@@ -91,7 +91,7 @@ class Kern:
             given["result_backend"] = backend
         if include:
             given["include"] = tuple(include)
-        self._conf = Settings((*CORE_SECTIONS, RoutingSettings), changes=given)
+        self._conf = Settings((*CORE_SECTIONS, RoutingSettings, ResultClientSettings), changes=given)
         if config_source is not None:
             self.config_from_object(config_source, namespace=namespace)
         self.connection = Connection(self.make_transport)

@@ -44,13 +44,16 @@ def masked(
 ) -> tuple[str, str]:
     """The representations of a call's arguments, with ``'***'`` for those that are sensitive.
 
+    Positional arguments whose parameter is not known are not shown either, for they may be among them.
+
     :param sensitive: names of parameters.
-    :param names: the task's parameters in the order in which positional arguments fill them; ``*rest`` stands for all
-        further positional arguments, ``**others`` for all further keywords.
+    :param names: the task's parameters in the order of its signature; ``*rest`` stands for all further positional
+        arguments (``*`` for the end of them), ``**others`` for all further keywords.
     """
     if sensitive:
         args = tuple(
-            MASK if name in sensitive else value for name, value in zip(_filled(names, len(args)), args, strict=True)
+            MASK if name is None or name in sensitive else value
+            for name, value in zip(_filled(names, len(args)), args, strict=True)
         )
         others = next((name[2:] for name in names if name.startswith("**")), None)
         hide_others = others in sensitive
@@ -63,9 +66,9 @@ def masked(
 
 def _filled(names: Sequence[str], count: int) -> list[str | None]:
     """The name of the parameter that each of *count* positional arguments fills."""
-    plain = [name for name in names if not name.startswith("*")]
-    rest = next((name[1:] for name in names if name.startswith("*") and not name.startswith("**")), None)
-    return [plain[position] if position < len(plain) else rest for position in range(count)]
+    star = next((position for position, name in enumerate(names) if name.startswith("*")), len(names))
+    rest = names[star][1:] if star < len(names) and not names[star].startswith("**") else ""
+    return [names[position] if position < star else rest or None for position in range(count)]
 
 
 def _quick(value: Any, maxlen: int) -> str | None:

@@ -52,8 +52,8 @@ class TestWriting:
             '{"lang": "py", "task": "satasks.add", "id": "a4164f91-0fac-47a5-a4a6-6056ca77ada4", "shadow": null, '
             '"eta": null, "expires": null, "group": null, "group_index": null, "retries": 0, '
             '"timelimit": [null, null], "root_id": "a4164f91-0fac-47a5-a4a6-6056ca77ada4", "parent_id": null, '
-            '"argsrepr": "(2, 2)", "kwargsrepr": "{}", "origin": "gen20457@vm", "ignore_result": false, "replaced_task_nesting": 0, '
-            '"stamped_headers": null, "stamps": {}}'
+            '"argsrepr": "(2, 2)", "kwargsrepr": "{}", "origin": "gen20457@vm", "ignore_result": false, '
+            '"replaced_task_nesting": 0, "stamped_headers": null, "stamps": {}}'
         )
         assert json.dumps(message.headers) == headers
         assert tuple(message.headers) == PROTOCOL_2_HEADERS

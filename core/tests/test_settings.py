@@ -283,6 +283,31 @@ class TestAddedLater:
         assert conf.demo_count == 4
 
 
+class TestKeywordsOfTheApplication:
+    def test_they_are_looked_at_when_the_first_value_is(self, tmp_path: Path) -> None:
+        """Plugins have added their sections by then: ``Kern(beat_schedule=…)`` is no error and logs nothing."""
+        conf = Settings([DemoSettings], changes={"other_size": "5", "demo_count": 4}, environ={}, directory=tmp_path)
+        conf.add_section(OtherSettings, "kern-other")
+        assert (conf.other_size, conf.demo_count) == (5, 4)
+        assert conf.origin("other_size") == "keyword of the application"
+
+    def test_a_later_assignment_wins(self, tmp_path: Path) -> None:
+        """Also one made before anything was read."""
+        conf = Settings([DemoSettings], changes={"demo_count": 4}, environ={}, directory=tmp_path)
+        conf.demo_count = 6
+        assert conf.demo_count == 6
+
+    @pytest.mark.parametrize(
+        ("changes", "error"), [({"demo_count": "x"}, InvalidSetting), ({"demo_cuont": 4}, UnknownSetting)]
+    )
+    def test_a_wrong_one_is_refused_at_every_look(self, tmp_path: Path, changes: Any, error: type[Exception]) -> None:
+        """It does not vanish behind the first error."""
+        conf = Settings([DemoSettings], changes=changes, environ={}, directory=tmp_path)
+        for _ in range(2):
+            with pytest.raises(error, match="keyword of the application"):
+                _ = conf.demo_mode
+
+
 class TestFreezing:
     def test_a_frozen_copy_keeps_what_it_had(self, conf: Settings) -> None:
         """A worker's settings are those it started with."""

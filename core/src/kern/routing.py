@@ -165,6 +165,14 @@ def _named_queue(name: Any, options: Any) -> QueueSpec:
     return queue_spec(options)
 
 
+#: What else than ``task_queues`` the queues depend on.
+_QUEUE_SETTINGS = (
+    *("task_default_queue", "task_default_queue_type", "task_default_exchange", "task_default_exchange_type"),
+    *("task_default_routing_key", "task_queue_max_priority", "task_create_missing_queues"),
+    *("task_create_missing_queue_type", "task_create_missing_queue_exchange_type"),
+)
+
+
 class Queues(Mapping[str, QueueSpec]):
     """The queues an application knows, by name; a broadcast queue also by its alias.
 
@@ -187,9 +195,15 @@ class Queues(Mapping[str, QueueSpec]):
 
     def use(self, settings: RoutingSettings) -> None:
         """Take other settings; what was added and selected by hand stays."""
+        if settings is self._settings:
+            return
         with self._lock:
-            self._settings = settings
-            self._configure()
+            before, self._settings = self._settings, settings
+            # By identity: kombu's queues are equal in spite of some differences.
+            if before.task_queues is not settings.task_queues or any(
+                getattr(before, key) != getattr(settings, key) for key in _QUEUE_SETTINGS
+            ):
+                self._configure()
 
     def _configure(self) -> None:
         settings = self._settings
@@ -453,6 +467,8 @@ class _Imported:
         if self._routers is None:
             what = f"setting 'task_routes', router {self.name!r}"
             found = import_name(self.name, what)
+            if isinstance(found, str):
+                raise ImproperlyConfigured(f"{what}: {found!r} is no router")
             try:
                 self._routers = _routers([found])
             except ValueError as error:
@@ -567,19 +583,16 @@ class Router:
         self._lock = threading.Lock()
         self._prepared: _Prepared | None = None
         self._queues = queues
-        self._queues_settings: RoutingSettings | None = None
 
     @property
     def queues(self) -> Queues:
         """The queues of the application, by the settings as they are now."""
         settings = self._conf.section(RoutingSettings)
-        if self._queues is None or self._queues_settings is not settings:
+        if self._queues is None:
             with self._lock:
                 if self._queues is None:
                     self._queues = Queues(settings)
-                elif self._queues_settings is not settings:
-                    self._queues.use(settings)
-                self._queues_settings = settings
+        self._queues.use(settings)
         return self._queues
 
     def route(
@@ -602,13 +615,7 @@ class Router:
         :raises QueueNotFound: a queue is named that does not exist and may not be made.
         :raises ValueError: an option or a route that cannot be one.
         """
-        prepared = self._prepared
-        if (
-            prepared is None
-            or prepared.version != self._conf.version
-            or (self._queues is not None and prepared.queue_changes != self._queues.changes)
-        ):
-            prepared = self._prepare()
+        prepared = self._current()
         own_priority = None if task is None else getattr(task, "priority", None)
         inherited = parent_priority if prepared.settings.task_inherit_parent_priority else None
         if not options:
@@ -642,15 +649,36 @@ class Router:
         route = _first(prepared.routers, name, args, kwargs if kwargs is not None else {}, given, task)
         return self._destination(prepared, given, route, name, own_priority, inherited)
 
+    @property
+    def asks_arguments(self) -> bool:
+        """Whether a call's destination may depend on more than the task's name and the call's options."""
+        return not self._current().by_name
+
+    def _current(self) -> _Prepared:
+        """What follows from settings and queues as they are now."""
+        prepared = self._prepared
+        if (
+            prepared is None
+            or prepared.version != self._conf.version
+            or (self._queues is not None and prepared.queue_changes != self._queues.changes)
+        ):
+            return self._prepare()
+        return prepared
+
     def _prepare(self) -> _Prepared:
         queues = self.queues
         version, settings = self._conf.version, self._conf.section(RoutingSettings)
-        routers = _routers(settings.task_routes if self._routes is None else self._routes)
+        before = self._prepared
+        if before is not None and before.settings.task_routes is settings.task_routes:
+            # A router may remember things; another setting's change is no reason to make it anew.
+            routers = before.routers
+        else:
+            routers = tuple(_routers(settings.task_routes if self._routes is None else self._routes))
         prepared = _Prepared(
             version=version,
             queue_changes=queues.changes,
             settings=settings,
-            routers=tuple(routers),
+            routers=routers,
             by_name=all(by_name for _, by_name in routers),
             cache={},
         )

@@ -275,7 +275,7 @@ class Settings(MutableMapping[str, Any]):
     and is cheap enough for every call. :attr:`version` changes with every change, for those who keep what they derived.
 
     :param sections: those of kern itself.
-    :param changes: keywords given to the application.
+    :param changes: keywords given to the application; checked, as all sources, when the first value is asked for.
     :param environ: default: this process's environment.
     :param directory: where to start looking for ``pyproject.toml``; default: the working directory.
     :raises PluginConflict: two sections declare the same setting.
@@ -300,6 +300,7 @@ class Settings(MutableMapping[str, Any]):
         "_options",
         "_origins",
         "_owners",
+        "_pending",
         "_project",
         "_snapshots",
         "_values",
@@ -344,8 +345,8 @@ class Settings(MutableMapping[str, Any]):
         put(self, "version", 0)
         for section in sections:
             self.add_section(section)
-        if changes:
-            self.assign(changes, "keyword of the application")
+        # Looked at with the sources: plugins, whose settings may be among them, add their sections first.
+        put(self, "_pending", dict(changes or {}))
 
     # -- sections ------------------------------------------------------------------------------------------------------
 
@@ -549,6 +550,18 @@ class Settings(MutableMapping[str, Any]):
         :raises InvalidSetting: a value that cannot be used.
         """
         self._refuse_when_frozen()
+        checked, kept = self._checked(values, origin, text)
+        with self._lock:
+            self._changes.update(checked)
+            for key, given in kept.items():
+                self._assigned[key] = given
+                self._keep(key, given)
+            self._changed()
+
+    def _checked(
+        self, values: Mapping[str, Any], origin: str, text: bool = False
+    ) -> tuple[dict[str, _Entry], dict[str, Given]]:
+        """The values that are read by somebody, checked, and those of Celery's that are not."""
         checked: dict[str, _Entry] = {}
         kept: dict[str, Given] = {}
         for name, value in values.items():
@@ -561,12 +574,7 @@ class Settings(MutableMapping[str, Any]):
                 kept[key] = given
             else:
                 raise UnknownSetting(name, origin, nearest(key, self._options))
-        with self._lock:
-            self._changes.update(checked)
-            for key, given in kept.items():
-                self._assigned[key] = given
-                self._keep(key, given)
-            self._changed()
+        return checked, kept
 
     def add_defaults(self, defaults: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> None:
         """Add values that win over the configuration object but not over assignments; the latest wins.
@@ -695,6 +703,13 @@ class Settings(MutableMapping[str, Any]):
             if self._loaded:
                 return
             put = object.__setattr__
+            if self._pending:
+                checked, kept = self._checked(self._pending, "keyword of the application")
+                put(self, "_changes", {**checked, **self._changes})
+                self._assigned.update({**kept, **self._assigned})
+                for key, given in kept.items():
+                    self._keep(key, given)
+                put(self, "_pending", {})
             put(self, "_heritage", False)
             put(self, "_kept", dict(self._assigned))
             environ = os.environ if self._environ is None else self._environ

@@ -578,22 +578,24 @@ class TestReadingOthers:
         assert status_of(encode_document(ID, state, 5, whole=False)) == state
 
 
+#: Those that every serializer can write.
+whole_numbers = st.integers(-(2**63), 2**63 - 1)
 described = st.fixed_dictionaries(
     {},
     optional={
         "exc_type": st.sampled_from(["ValueError", "system", "X", "a.b", "TaskRevokedError", "__name__", ""])
         | st.none(),
         "exc_module": st.sampled_from(["builtins", "os", "celery.exceptions", "x", __name__]) | st.none(),
-        "exc_message": st.lists(st.integers() | st.text(max_size=3), max_size=3) | st.text() | st.none(),
+        "exc_message": st.lists(whole_numbers | st.text(max_size=3), max_size=3) | st.text() | st.none(),
     },
 )
 fields = st.fixed_dictionaries(
     {},
     optional={
         "status": st.sampled_from(["SUCCESS", "FAILURE", "RETRY", "REVOKED", "X"]) | st.none(),
-        "result": described | st.integers() | st.text() | st.lists(st.integers()),
-        "date_done": st.text(max_size=5) | st.datetimes().map(str) | st.integers(),
-        "children": st.lists(st.integers(), max_size=2) | st.text(max_size=3),
+        "result": described | whole_numbers | st.text() | st.lists(whole_numbers),
+        "date_done": st.text(max_size=5) | st.datetimes().map(str) | whole_numbers,
+        "children": st.lists(whole_numbers, max_size=2) | st.text(max_size=3),
         "stamped_headers": st.lists(st.sampled_from(["status", "x", 1]), max_size=2),
     },
 )

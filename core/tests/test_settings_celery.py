@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
+from kern import Kern
 from kern.celery_settings import CELERY_NAMES, NOT_READ, PROVIDED_BY, explain
 from kern.errors import ImproperlyConfigured, UnknownSetting
-from kern.routing import RoutingSettings
 from kern.settings import Section, Settings, setting
-from kern.settings_core import CORE_SECTIONS
 
 
 @pytest.fixture
@@ -23,7 +22,9 @@ def environ() -> dict[str, str]:
 
 @pytest.fixture
 def conf(tmp_path: Path, environ: dict[str, str]) -> Settings:
-    return Settings([*CORE_SECTIONS, RoutingSettings], environ=environ, directory=tmp_path)
+    """Settings with the sections of core and of no plugin."""
+    core = [section for section, owner in Kern()._conf.sections.items() if owner == "kern"]
+    return Settings(core, environ=environ, directory=tmp_path)
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

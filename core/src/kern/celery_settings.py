@@ -327,10 +327,6 @@ PROVIDED_BY: Mapping[str, tuple[str, ...]] = {
 }
 
 _URL_PARTS = "write all of it in 'broker_url'"
-_RETRIED = (
-    "an outcome is kept and written again until the result store has it; how long a connection may take is the "
-    "driver's to say in 'result_backend_transport_options'"
-)
 _FORMATS = "lines are made for people on a terminal and as JSON with --json-logs; attach handlers of your own to 'kern'"
 _DAEMON = "run 'kern worker' under a service manager, and give --logfile where a file is wanted"
 
@@ -352,12 +348,7 @@ NOT_READ: Mapping[str, str] = {
     "broker_pool_limit": "a process shares one connection between its threads, there is no pool to limit",
     "broker_transport": "the scheme of 'broker_url' chooses the transport",
     "override_backends": "result stores are plugins, found by the scheme of 'result_backend'",
-    "result_backend_always_retry": _RETRIED,
-    "result_backend_max_retries": _RETRIED,
-    "result_backend_base_sleep_between_retries_ms": _RETRIED,
-    "result_backend_max_sleep_between_retries_ms": _RETRIED,
     "result_backend_thread_safe": "a result store always serves all threads of a process",
-    "task_remote_tracebacks": "the worker's traceback is the text in AsyncResult.traceback",
     "task_retry_on_worker_lost": (
         "with 'task_reject_on_worker_lost' a task comes back when its process dies, at most 'task_max_attempts' times"
     ),

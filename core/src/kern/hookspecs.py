@@ -17,22 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from kern.contracts.continuation import Continuation
-from kern.contracts.monitor import MonitorFactory
-from kern.contracts.pool import PoolFactory
-from kern.contracts.result_store import ResultStoreFactory
-from kern.contracts.scheduler import SchedulerFactory
-from kern.contracts.service import Service
-from kern.contracts.transport import TransportFactory
-from kern.message import Message, Publication
-from kern.outcome import Event, Outcome
-from kern.request import Request
-from kern.settings import Section
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what a hook speaks of is loaded by whoever answers it
     import click
 
     from kern.app import Kern
+    from kern.contracts.continuation import Continuation
+    from kern.contracts.monitor import MonitorFactory
+    from kern.contracts.pool import PoolFactory
+    from kern.contracts.result_store import ResultStoreFactory
+    from kern.contracts.scheduler import SchedulerFactory
+    from kern.contracts.service import Service
+    from kern.contracts.transport import TransportFactory
+    from kern.message import Message, Publication
+    from kern.outcome import Event, Outcome
+    from kern.request import Request
+    from kern.settings import Section
     from kern.task import Task
 
 #: Version of the contracts and hooks; raised when one breaks.

@@ -10,15 +10,17 @@ from __future__ import annotations
 import enum
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
 import pluggy
 
 from kern import log
-from kern.contracts.continuation import Continuation
 from kern.errors import ImproperlyConfigured, PluginConflict, PluginMissing, nearest
 from kern.hookspecs import API, Hooks
+
+if TYPE_CHECKING:
+    from kern.contracts.continuation import Continuation
 
 T = TypeVar("T")
 logger = log.get_logger("kern.plugins")
@@ -132,6 +134,11 @@ class Plugins:
         self._continuations: dict[str, Continuation] | None = None
         self._listening: frozenset[str] | None = None
         self._discovered = False
+
+    @property
+    def selection(self) -> Selection:
+        """Which plugins are wanted."""
+        return self._selection
 
     # -- loading -------------------------------------------------------------------------------------------------------
 

@@ -66,6 +66,16 @@ class TestEverySetting:
         assert key in lines[0]
         assert str(explain(key)) in lines[0]
 
+    def test_those_that_nobody_reads_can_be_listed(self, conf: Settings) -> None:
+        """With value, origin and reason, and without secrets."""
+        conf.redis_password = "hunter2"
+        conf.config_from_object({"worker_timer": "x"})
+        rows = {row.key: row for row in conf.unused()}
+        assert set(rows) == {"redis_password", "worker_timer"}
+        assert "hunter2" not in repr(rows)
+        assert rows["worker_timer"].origin == "config_from_object(a mapping)"
+        assert rows["worker_timer"].meaning == explain("worker_timer")
+
     def test_reading_one_that_was_never_given_says_why(self, conf: Settings) -> None:
         """The error is the explanation."""
         with pytest.raises(AttributeError, match=r"worker_hijack_root_logger.*never touches the root logger"):
@@ -355,6 +365,16 @@ class TestHeritage:
 
 
 class TestCoreSettings:
+    def test_heartbeat_and_lease_must_go_together(self, conf: Settings) -> None:
+        """A worker whose leases end before it renews them is refused at start."""
+        conf.worker_lease_seconds = 6
+        with pytest.raises(
+            ImproperlyConfigured, match=r"'worker_heartbeat': expected at most half of .* \(6 s\), not 5 s"
+        ):
+            conf.freeze()
+        conf.worker_heartbeat = 3
+        assert conf.freeze().worker_heartbeat == 3.0
+
     @pytest.mark.parametrize(
         ("key", "value", "expected"),
         [

@@ -61,7 +61,7 @@ from kern.config_sources import (
 )
 from kern.errors import ImproperlyConfigured, InvalidSetting, PluginConflict, UnknownSetting, nearest
 from kern.log import Logger
-from kern.masking import MASK, mask
+from kern.masking import MASK, is_secret_name, mask
 from kern.setting_types import Checker, checker, is_none
 
 T = TypeVar("T")
@@ -143,7 +143,8 @@ class Section:
     """Base of a group of settings: a frozen attrs class, made by inheriting.
 
     An instance is a snapshot, read by attribute. Its fields are made with :func:`setting`; names are lower-case and
-    start with what they are about (``worker_``, ``beat_`` …), for they share one flat space.
+    start with what they are about (``worker_``, ``beat_`` …), for they share one flat space. Settings that must go
+    together are checked in ``__attrs_post_init__``, which raises :class:`~kern.errors.InvalidSetting`.
     """
 
     if TYPE_CHECKING:
@@ -512,6 +513,24 @@ class Settings(MutableMapping[str, Any]):
             for key, option in self._options.items()
         ]
 
+    def unused(self) -> list[SettingRow]:
+        """What was given and is read by nobody, with the reason for a meaning; for ``kern config``."""
+        self._load()
+        return [
+            SettingRow(
+                key=key,
+                value=MASK if is_secret_name(key) else mask(given.value),
+                is_default=False,
+                origin=given.origin,
+                meaning=_why_unused(key),
+                owner="",
+                section="",
+                accepts="",
+                unit=None,
+            )
+            for key, given in self._kept.items()
+        ]
+
     def _masked(self, key: str, value: Any) -> Any:
         option = self._options.get(key)
         return MASK if value and option is not None and option.declared.secret else mask(value)
@@ -641,7 +660,8 @@ class Settings(MutableMapping[str, Any]):
     def freeze(self) -> Settings:
         """A copy that cannot be changed, for a running worker.
 
-        :raises InvalidSetting: a list or mapping was changed in place into what its setting refuses.
+        :raises InvalidSetting: settings that do not go together, or a list or mapping that was changed in place into
+            what its setting refuses.
         """
         self._load()
         frozen = copy.copy(self)
@@ -656,6 +676,9 @@ class Settings(MutableMapping[str, Any]):
         put(frozen, "_values", values)
         put(frozen, "_snapshots", {})
         put(frozen, "_frozen", True)
+        # What must fit together is checked where the section is made: before a worker starts, not when one is read.
+        for section in frozen._owners:
+            frozen.section(section)
         return frozen
 
     def __copy__(self) -> Settings:
@@ -770,8 +793,7 @@ class Settings(MutableMapping[str, Any]):
         if key in self._explained:
             return
         self._explained.add(key)
-        reason = explain(key) or "no such setting; it can be read from app.conf, and kern does nothing with it"
-        _logger.warning(f"setting {given.name!r} is not used: {reason}", origin=given.origin)
+        _logger.warning(f"setting {given.name!r} is not used: {_why_unused(key)}", origin=given.origin)
 
     def _read_object(self) -> dict[str, _Entry]:
         source: _ObjectSource | None = self._object
@@ -868,6 +890,10 @@ _CELERY_DEFAULT = "Celery's default"
 _DEFAULT_ORIGINS = frozenset({_DEFAULT, _CELERY_DEFAULT})
 #: How like a setting's name a module's attribute must be to be a misspelling and not a helper of its author.
 _TYPO = 0.9
+
+
+def _why_unused(key: str) -> str:
+    return explain(key) or "no such setting; it can be read from app.conf, and kern does nothing with it"
 
 
 def _mapping_given(source: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> list[Given]:

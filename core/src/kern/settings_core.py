@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from datetime import tzinfo
 from typing import Any, Literal
 
+from kern.errors import InvalidSetting
 from kern.settings import Section, setting
 from kern.timeutil import parse_rate, seconds, zone
 
@@ -301,12 +302,21 @@ class WorkerSettings(Section):
     )
     worker_heartbeat: float = setting(
         5.0,
-        "How often a worker renews its leases and says that it is there; at most a third of worker_lease_seconds.",
+        "How often a worker renews its leases and says that it is there; at most half of worker_lease_seconds.",
         unit="s",
         convert=seconds,
         validate=_positive,
     )
     worker_log_color: bool | None = setting(None, "Colours in the log. Unset: on a terminal.")
+
+    def __attrs_post_init__(self) -> None:
+        """One renewal may be late or lost, and the leases are still the worker's."""
+        if self.worker_heartbeat > self.worker_lease_seconds / 2:
+            raise InvalidSetting(
+                "worker_heartbeat",
+                f"expected at most half of 'worker_lease_seconds' ({self.worker_lease_seconds:g} s),"
+                f" not {self.worker_heartbeat:g} s",
+            )
 
 
 #: What an application has before plugins add theirs; routing's section is beside its code.

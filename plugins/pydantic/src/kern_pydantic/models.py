@@ -1,0 +1,161 @@
+"""From data to models before a task runs, and from models to data before a call or a result is written."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+from kern.log import get_logger
+from pydantic import BaseModel, ValidationError
+
+if TYPE_CHECKING:
+    from kern.app import Kern
+    from kern.task import Task
+
+logger = get_logger("kern_pydantic")
+
+
+@attrs.frozen
+class Models:
+    """The models of one task: those of its parameters, and that of its result."""
+
+    #: By name: the model, and whether ``None`` may stand in its place.
+    parameters: Mapping[str, tuple[type[BaseModel], bool]]
+    result: type | None
+    signature: inspect.Signature
+    strict: bool
+    context: Mapping[str, Any]
+    dump_kwargs: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, app: Kern, task: Task[Any, Any]) -> Models:
+        """What *task* says of itself: its annotations and its options."""
+        signature = inspect.signature(task.run)
+        hints = annotations(task.run, task.name)
+        result, _ = unwrapped(hints.get("return"))
+        found = {name: unwrapped(hints.get(name)) for name in signature.parameters}
+        return cls(
+            {
+                name: hint
+                for name, hint in found.items()
+                if isinstance(hint[0], type) and issubclass(hint[0], BaseModel)
+            },
+            result if isinstance(result, type) else None,
+            signature,
+            bool(getattr(task, "pydantic_strict", False)),
+            {
+                **(getattr(task, "pydantic_context", None) or {}),
+                # The names under which Celery gives them to validators.
+                "celery_app": app,
+                "celery_task_name": task.name,
+            },
+            {"mode": "json", **(getattr(task, "pydantic_dump_kwargs", None) or {})},
+        )
+
+    def around(self, run: Callable[..., Any]) -> Callable[..., Any]:
+        """*run* with models for data, and data for a model."""
+        if inspect.iscoroutinefunction(run):
+
+            @functools.wraps(run)
+            async def converted_async(*args: Any, **kwargs: Any) -> Any:
+                args, kwargs = self.validated(args, kwargs)
+                return self.dumped_result(await run(*args, **kwargs))
+
+            return converted_async
+
+        @functools.wraps(run)
+        def converted(*args: Any, **kwargs: Any) -> Any:
+            args, kwargs = self.validated(args, kwargs)
+            return self.dumped_result(run(*args, **kwargs))
+
+        return converted
+
+    def validated(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments with models where the task has them.
+
+        :raises pydantic.ValidationError: the data is not what the model says.
+        """
+        return self._each(args, kwargs, self._validated)
+
+    def dumped(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments with data in the place of models, where the worker will make an equal model of it.
+
+        Another model stays as it is, and the serializer says that it cannot be written.
+        """
+        return self._each(args, kwargs, self._dumped)
+
+    def dumped_result(self, value: Any) -> Any:
+        """*value* as data, if it is the model the task says it returns."""
+        if self.result is not None and isinstance(value, BaseModel) and isinstance(value, self.result):
+            return value.model_dump(**self.dump_kwargs)
+        return value
+
+    def _each(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], convert: Callable[[type[BaseModel], Any], Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if not self.parameters:
+            return args, kwargs
+        bound = self.signature.bind(*args, **kwargs)
+        for name, (model, may_be_none) in self.parameters.items():
+            if name not in bound.arguments:
+                continue
+            value, kind = bound.arguments[name], self.signature.parameters[name].kind
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                bound.arguments[name] = tuple(convert(model, item) for item in value)
+            elif kind is inspect.Parameter.VAR_KEYWORD:
+                bound.arguments[name] = {key: convert(model, item) for key, item in value.items()}
+            elif value is not None or not may_be_none:
+                bound.arguments[name] = convert(model, value)
+        return bound.args, bound.kwargs
+
+    def _validated(self, model: type[BaseModel], value: Any) -> BaseModel:
+        return model.model_validate(value, strict=self.strict, context=dict(self.context))
+
+    def _dumped(self, model: type[BaseModel], value: Any) -> Any:
+        if not isinstance(value, BaseModel):
+            return value
+        # Strict validation wants a date for a date, which data in JSON's own types does not have.
+        modes: tuple[Literal["json", "python"], ...] = ("json", "python")
+        for mode in modes:
+            try:
+                data = value.model_dump(mode=mode)
+                if self._validated(model, data) == value:
+                    return data
+            except (ValidationError, ValueError, TypeError):
+                continue
+        return value
+
+
+def annotations(run: Callable[..., Any], task: str) -> dict[str, Any]:
+    """The annotations of a function, as far as they can be resolved."""
+    try:
+        return typing.get_type_hints(run)
+    except (NameError, AttributeError, TypeError):
+        pass
+    function: Any = inspect.unwrap(getattr(run, "__func__", run))
+    known = {**function.__globals__, **inspect.getclosurevars(function).nonlocals}
+    found = {}
+    for name, annotation in function.__annotations__.items():
+        if isinstance(annotation, str):
+            try:
+                annotation = eval(annotation, known)
+            except (NameError, AttributeError, TypeError, SyntaxError) as error:
+                logger.warning("annotation not understood, no model", task=task, parameter=name, error=str(error))
+                continue
+        found[name] = annotation
+    return found
+
+
+def unwrapped(annotation: Any) -> tuple[Any, bool]:
+    """``X`` of ``X | None``, and whether it was one; everything else as it is."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        members = typing.get_args(annotation)
+        others = [member for member in members if member is not type(None)]
+        if len(members) == 2 and len(others) == 1:
+            return others[0], True
+    return annotation, False

@@ -18,6 +18,7 @@ from kern.documents import (
     Meta,
     decode_document,
     describe_exception,
+    describe_unstorable,
     encode_document,
     rebuild_exception,
     status_of,
@@ -337,6 +338,35 @@ class TestWhatCannotBeStored:
             if not (serializer == "pickle" and isinstance(error, UnpicklableValue)):
                 named = f"{type(found).__qualname__} {found}"
                 assert type(error).__qualname__ in named
+
+
+class TestWhatAStoreRefuses:
+    @pytest.mark.parametrize("form", [True, False], ids=["whole", "parts"])
+    @pytest.mark.parametrize("serializer", SERIALIZERS)
+    def test_the_state_and_all_but_the_value_stay(self, serializer: str, form: bool) -> None:
+        asked = request(group="g", parent_id="p", children=[[["c", None], None]])
+        for state, value in (("SUCCESS", "x" * 1000), ("FAILURE", MyError("x" * 1000))):
+            document = encode_document(
+                ID, state, value, whole=form, serializer=serializer, request=asked, extended=True, now=DONE
+            )
+            reduced = describe_unstorable(document, errors.BackendStoreError("value too large"), serializer)
+            assert len(reduced.whole or reduced.result or b"") < 600
+            meta = decode_document(reduced, EVERYTHING)
+            assert (meta.task_id, meta.status, meta.date_done) == (ID, state, DONE)
+            assert (meta.group_id, meta.parent_id, meta.children) == ("g", "p", [[["c", None], None]])
+            assert meta.traceback == "the result could not be stored: value too large"
+            if state == "SUCCESS":
+                assert meta.result == "the result could not be stored: value too large"
+            else:
+                assert type(meta.result) is errors.BackendStoreError
+                assert "value too large" in str(meta.result)
+
+    def test_the_end_of_a_traceback_stays(self) -> None:
+        document = encode_document(ID, "FAILURE", MyError(), whole=True, traceback="x" * 10_000_000 + "MyError")
+        reduced = describe_unstorable(document, errors.BackendStoreError("too large"))
+        assert reduced.traceback is not None
+        assert reduced.traceback.endswith("MyError\nthe result could not be stored: too large")
+        assert len(reduced.traceback) < 20_000
 
 
 class TestExceptions:

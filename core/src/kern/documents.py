@@ -19,7 +19,15 @@ from typing import Any, Final
 
 import attrs
 
-from kern.errors import WIRE_MODULES, ContentDisallowed, DecodeError, EncodeError, MessageError, SecurityError
+from kern.errors import (
+    WIRE_MODULES,
+    BackendStoreError,
+    ContentDisallowed,
+    DecodeError,
+    EncodeError,
+    MessageError,
+    SecurityError,
+)
 from kern.log import get_logger
 from kern.outcome import Document, ExtendedFields
 from kern.request import Request
@@ -49,6 +57,9 @@ MAX_EXCEPTION_ARGUMENT: Final = 1024 * 1024
 
 #: Precedes a compressed document: this, the compression's header value, a zero byte, the compressed bytes.
 _COMPRESSED = b"\x00celery-compressed\x00"
+
+#: Characters of a traceback that are kept, from its end, where a document was refused and may be too large.
+_KEPT_TRACEBACK: Final = 16_384
 
 _CLASSES = {(module, cls.__name__): cls for cls, module in WIRE_MODULES.items()}
 
@@ -95,37 +106,86 @@ def encode_document(
         traceback = traceback or f"The {type(value).__name__} could not be stored, its description was: {problem}"
     if traceback is not None:
         traceback = _writable(traceback)
-    fields = None
-    if extended and request is not None:
-        fields = _extended_fields(request, serializer)
+    fields = _extended_fields(request, serializer) if extended and request is not None else None
+    facts = _Facts(task_id, status, traceback, children, date_done, group_id, parent_id)
+    return _assemble(facts, plain, encoded, fields, whole, serializer, compression)
+
+
+def describe_unstorable(document: Document, error: Exception, serializer: str = "json") -> Document:
+    """The same document with a sentence in place of its value, for a store that does not take the value.
+
+    What became of the task stays as it was: ``SUCCESS`` stays ``SUCCESS``. What ``result_extended`` added is left out,
+    for it may be what was too large.
+
+    :param serializer: the one the document was encoded with.
+    """
+    reason = f"the result could not be stored: {error}"
+    plain = describe_exception(BackendStoreError(reason)) if document.status in EXCEPTION_STATES else reason
+    traceback = document.traceback
+    if traceback is not None:
+        reason = f"{traceback[-_KEPT_TRACEBACK:]}\n{reason}"
+    facts = _Facts(
+        document.task_id,
+        document.status,
+        _writable(reason),
+        document.children,
+        document.date_done,
+        document.group_id,
+        document.parent_id,
+    )
+    return _assemble(facts, plain, encode(plain, serializer), None, document.whole is not None, serializer, None)
+
+
+@attrs.frozen
+class _Facts:
+    """What both forms of a document say beside the value."""
+
+    task_id: str
+    status: str
+    traceback: str | None
+    children: list[Any] | None
+    date_done: datetime | None
+    group_id: str | None
+    parent_id: str | None
+
+
+def _assemble(
+    facts: _Facts,
+    plain: Any,
+    encoded: Encoded,
+    fields: Mapping[str, Any] | None,
+    whole: bool,
+    serializer: str,
+    compression: str | None,
+) -> Document:
     document = None
     if whole:
         meta: dict[str, Any] = {
-            "status": status,
+            "status": facts.status,
             "result": plain,
-            "traceback": traceback,
-            "children": children,
-            "date_done": None if date_done is None else date_done.isoformat(),
+            "traceback": facts.traceback,
+            "children": facts.children,
+            "date_done": None if facts.date_done is None else facts.date_done.isoformat(),
         }
-        if group_id:
-            meta["group_id"] = group_id
-        if parent_id:
-            meta["parent_id"] = parent_id
+        if facts.group_id:
+            meta["group_id"] = facts.group_id
+        if facts.parent_id:
+            meta["parent_id"] = facts.parent_id
         if fields:
             meta.update(fields)
-        meta["task_id"] = task_id
+        meta["task_id"] = facts.task_id
         document = _encode_whole(meta, encoded, serializer, compression)
     return Document(
-        task_id,
-        status,
+        facts.task_id,
+        facts.status,
         None if whole else encoded.body,
         encoded.content_type,
         encoded.content_encoding,
-        traceback,
-        children,
-        date_done,
-        group_id,
-        parent_id,
+        facts.traceback,
+        facts.children,
+        facts.date_done,
+        facts.group_id,
+        facts.parent_id,
         None if whole or fields is None else _extended_parts(fields, serializer),
         document,
     )
@@ -357,25 +417,6 @@ def _survives_pickling(value: Any) -> bool:
     if len(body) > MAX_EXCEPTION_ARGUMENT:
         return False
     return isinstance(pickle.loads(body), BaseException)
-
-
-def describe_unstorable(document: Document, error: Exception, serializer: str = "json") -> Document:
-    """The same document with a sentence in place of its value, for a store that does not take the value.
-
-    What became of the task stays as it was: ``SUCCESS`` stays ``SUCCESS``.
-    """
-    text = f"the result could not be stored: {error}"
-    failed = document.status in EXCEPTION_STATES
-    reduced = encode_document(
-        document.task_id,
-        document.status,
-        Exception(text) if failed else text,
-        whole=document.whole is not None,
-        serializer=serializer,
-        traceback=text,
-        now=document.date_done,
-    )
-    return attrs.evolve(reduced, group_id=document.group_id, parent_id=document.parent_id)
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------

@@ -355,15 +355,16 @@ class Body:
     fields: Mapping[str, Any] | None = None
 
 
-def peek(message: Message, accept: frozenset[str] = DEFAULT_ACCEPT, limit: int = DEFAULT_LIMIT) -> Head:
+def peek(message: Message, accept: frozenset[str] = DEFAULT_ACCEPT, limit: int | None = DEFAULT_LIMIT) -> Head:
     """What a worker needs to know of *message* to admit it.
 
     The body of a protocol 2 message stays undecoded; a protocol 1 message is decoded and turned into protocol 2.
 
     :param accept: content types this worker accepts; see :attr:`Head.refused`.
+    :param limit: bytes a protocol 1 body may have once decompressed; ``None``: :data:`DEFAULT_LIMIT`.
     :raises InvalidTaskError: this is no task message, or a header is not what it has to be.
-    :raises ContentDisallowed: protocol 1 alone: its body must not be decoded here.
-    :raises DecodeError: protocol 1 alone: its body cannot be decoded.
+    :raises ContentDisallowed: it is protocol 1, and its body must not be decoded here.
+    :raises DecodeError: it is protocol 1, and its body cannot be decoded.
     """
     headers = message.headers
     if type(headers) is not dict and not isinstance(headers, Mapping):
@@ -421,10 +422,10 @@ def peek(message: Message, accept: frozenset[str] = DEFAULT_ACCEPT, limit: int =
     )
 
 
-def read(message: Message, accept: frozenset[str] = DEFAULT_ACCEPT, limit: int = DEFAULT_LIMIT) -> Body:
+def read(message: Message, accept: frozenset[str] = DEFAULT_ACCEPT, limit: int | None = DEFAULT_LIMIT) -> Body:
     """Decode the body of a message of any protocol.
 
-    :param limit: bytes the body may have once decompressed.
+    :param limit: bytes the body may have once decompressed; ``None``: :data:`DEFAULT_LIMIT`.
     :raises ContentDisallowed: its content type is not accepted.
     :raises DecodeError: it is not what its headers say, or too large.
     :raises InvalidTaskError: it is no task's body.
@@ -538,7 +539,7 @@ def replace_for_retry(
     headers: Mapping[str, Any] | None = None,
     properties: Mapping[str, Any] | None = None,
     accept: frozenset[str] = DEFAULT_ACCEPT,
-    limit: int = DEFAULT_LIMIT,
+    limit: int | None = DEFAULT_LIMIT,
     sensitive: Collection[str] = (),
     parameter_names: Sequence[str] = (),
 ) -> Message:
@@ -593,12 +594,12 @@ def replace_for_retry(
     return Message(encoded, changed, kept, content_type, content_encoding)
 
 
-def _decoded(message: Message, accept: frozenset[str], limit: int) -> Any:
+def _decoded(message: Message, accept: frozenset[str], limit: int | None) -> Any:
     require_accepted(message.content_type, accept)
     body = message.body
     compression = message.headers.get("compression")
     if compression:
-        body = decompress(body, compression, limit)
+        body = decompress(body, compression, limit or DEFAULT_LIMIT)
     return decode(body, message.content_type, message.content_encoding, accept)
 
 
@@ -607,7 +608,7 @@ def _is_hybrid(message: Message) -> bool:
     return message.content_type == JSON and message.body[:1] == b"{" and not message.headers.get("compression")
 
 
-def _from_protocol_1(message: Message, accept: frozenset[str], limit: int) -> tuple[Message, bool]:
+def _from_protocol_1(message: Message, accept: frozenset[str], limit: int | None) -> tuple[Message, bool]:
     fields = _decoded(message, accept, limit)
     sent = message.headers
     if not isinstance(fields, Mapping) or not (sent.get("task") or "task" in fields):

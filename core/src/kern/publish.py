@@ -12,6 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
@@ -29,10 +30,12 @@ from kern.errors import (
     TransportError,
     nearest,
 )
-from kern.message import CONTINUATIONS, Publication
+from kern.message import CONTINUATIONS, Message, Publication
 from kern.protocol import Call
 from kern.queues import QueueSpec
-from kern.task import Task, running_worker_task
+from kern.routing import Destination
+from kern.settings_core import PublishSettings
+from kern.task import Running, Task, running_worker_task
 from kern.timeutil import clock, due_time, expiry_time
 
 if TYPE_CHECKING:
@@ -258,12 +261,48 @@ class Prepared:
     declare: tuple[QueueSpec, ...] = ()
 
 
+@attrs.frozen
+class _Plan:
+    """What is decided about a call before its arguments are looked at."""
+
+    conf: PublishSettings
+    version: int
+    #: The task's own options when this was decided.
+    defaults: Mapping[str, Any]
+    destination: Destination
+    queue: QueueSpec | None
+    declare: tuple[QueueSpec, ...]
+    serializer: str
+    compression: str | None
+    eta: Any
+    due: float | None
+    expires: datetime | None
+    ignore_result: bool | None
+    timeout: float
+    policy: RetryPolicy
+
+    @property
+    def ignored(self) -> bool:
+        return bool(self.ignore_result)
+
+    def valid_for(self, conf: PublishSettings, version: int, task: Task[Any, Any] | None) -> bool:
+        """Whether nothing has changed since: settings, queues, or the task's own options."""
+        return (
+            self.conf is conf
+            and self.version == version
+            and task is not None
+            and self.ignore_result == bool(task.ignore_result)
+            and self.defaults == task.execution_options()
+        )
+
+
 class Publisher:
     """Makes messages of calls and has them published."""
 
     def __init__(self, app: Kern, connection: Connection) -> None:
         self._app = app
         self._connection = connection
+        self._plans: dict[str, _Plan] = {}
 
     # -- from a call to a message --------------------------------------------------------------------------------------
 
@@ -282,55 +321,129 @@ class Publisher:
         :raises MessageTooLarge: see ``message_size_limit``.
         :raises CapabilityMissing: a continuation that nothing installed can continue.
         """
-        app, conf = self._app, self._app.conf
+        app = self._app
+        conf = app.conf.section(PublishSettings)
         args = () if args is None else args
         kwargs = {} if kwargs is None else kwargs
-        stamped = options.get("stamped_headers")
+        parent = running_worker_task()
+        plan = self._plan(name, args, kwargs, options, task, conf, parent)
+        if task is not None:
+            for answer in app.ask_arguments(task, tuple(args), dict(kwargs), plan.serializer):
+                args, kwargs = answer
+        message = self._message(name, args, kwargs, options, task, conf, plan, parent)
+        if conf.message_size_limit and message.size > conf.message_size_limit:
+            raise MessageTooLarge(message.size, conf.message_size_limit, name)
+        destination = plan.destination
+        return Prepared(
+            Publication(
+                app.encode_message(message),
+                destination.exchange,
+                destination.routing_key,
+                destination.exchange_type,
+                due=plan.due,
+            ),
+            plan.queue,
+            plan.ignored,
+            plan.timeout,
+            plan.policy,
+            options.get("add_to_parent", True) if options else True,
+            options.get("connection") if options else None,
+            options.get("result_cls") if options else None,
+            plan.declare,
+        )
+
+    def _plan(
+        self,
+        name: str,
+        args: Any,
+        kwargs: Any,
+        options: Mapping[str, Any],
+        task: Task[Any, Any] | None,
+        conf: PublishSettings,
+        parent: Running | None,
+    ) -> _Plan:
+        """Where the call goes and how; remembered for calls without options, which differ in nothing but arguments."""
+        simple = not options and parent is None and task is not None
+        if simple:
+            known = self._plans.get(name)
+            if known is not None and known.valid_for(conf, self._app.conf.version, task):
+                return known
         if options:
-            check_options(options, stamped or ())
-        given = options
+            check_options(options, options.get("stamped_headers") or ())
+        given: Mapping[str, Any] = options
+        defaults: Mapping[str, Any] = {}
         if task is not None:
             defaults = task.execution_options()
-            # A task's own priority weighs less than its route's: the router asks the task.
-            defaults.pop("priority", None)
             if defaults:
-                given = {**defaults, **options}
-        parent = running_worker_task()
-        parent_id, root_id = options.get("parent_id"), options.get("root_id")
+                # A task's own priority weighs less than its route's: the router asks the task.
+                given = {**{key: value for key, value in defaults.items() if key != "priority"}, **options}
         inherited = None
-        if parent is not None:
-            request = parent.request
-            if parent_id is None and root_id is None:
-                inherited = (request.delivery_info or {}).get("priority")
-            parent_id = parent_id or request.id
-            root_id = root_id or request.root_id or request.id
-        router = app.router if options.get("router") is None else app.make_router(options["router"])
+        if parent is not None and options.get("parent_id") is None and options.get("root_id") is None:
+            inherited = (parent.request.delivery_info or {}).get("priority")
+        router = self._app.router if options.get("router") is None else self._app.make_router(options["router"])
         destination = router.route(given, options.get("route_name") or name, args, kwargs, task, inherited)
         get = destination.options.get
-        serializer: str = get("serializer") or conf.task_serializer
-        if task is not None:
-            for answer in app.ask_arguments(task, tuple(args), dict(kwargs), serializer):
-                args, kwargs = answer
-        continuations = self._continuations(options) if options else {}
-        now = clock.now()
+        zone, now = self._app.timezone, clock.now()
         countdown = get("countdown")
-        eta = get("eta") if not countdown else None
-        due = due_time(countdown, eta, app.timezone, now) if countdown or eta is not None else None
-        expires = expiry_time(get("expires"), app.timezone, now)
+        eta = None if countdown else get("eta")
+        due = due_time(countdown, eta, zone, now)
+        expires = expiry_time(get("expires"), zone, now)
         if expires is not None and expires.timestamp() <= now:
             logger.warning("published with an expiry that has passed", task=name, expires=str(expires))
-        task_id: str = get("task_id") or str(uuid4())
         ignore = options.get("ignore_result")
         if ignore is None and task is not None:
             ignore = bool(task.ignore_result)
+        policy = NO_RETRY
+        if options.get("retry", conf.task_publish_retry):
+            policy = RetryPolicy.of(conf.task_publish_retry_policy, options.get("retry_policy"))
+        plan = _Plan(
+            conf=conf,
+            version=self._app.conf.version,
+            defaults=dict(defaults),
+            destination=destination,
+            queue=destination.queue if destination.declare else None,
+            declare=tuple(self._app.queue_spec(queue) for queue in options.get("declare") or ()),
+            serializer=get("serializer") or conf.task_serializer,
+            compression=get("compression") or conf.task_compression,
+            # What the caller wrote as a date travels as written; a countdown becomes one in the application's zone.
+            eta=eta if eta is not None else (due.astimezone(zone) if due is not None else None),
+            due=None if due is None else due.timestamp(),
+            expires=None if expires is None else expires.astimezone(zone),
+            ignore_result=ignore,
+            timeout=options.get("timeout") or options.get("confirm_timeout") or conf.publish_timeout,
+            policy=policy,
+        )
+        if simple and plan.expires is None and not self._app.router.asks_arguments:
+            self._plans[name] = plan
+        return plan
+
+    def _message(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        options: Mapping[str, Any],
+        task: Task[Any, Any] | None,
+        conf: PublishSettings,
+        plan: _Plan,
+        parent: Running | None,
+    ) -> Message:
+        app, get = self._app, plan.destination.options.get
+        parent_id = root_id = None
+        if options:
+            parent_id, root_id = options.get("parent_id"), options.get("root_id")
+        if parent is not None:
+            parent_id = parent_id or parent.request.id
+            root_id = root_id or parent.request.root_id or parent.request.id
+        stamped = options.get("stamped_headers") if options else None
+        continuations = self._continuations(options) if options else {}
         call = Call(
             name=name,
-            id=task_id,
+            id=get("task_id") or str(uuid4()),
             args=args,
             kwargs=kwargs,
-            # What the caller wrote as a date travels as written; a countdown becomes one in the application's zone.
-            eta=eta if eta is not None else (due.astimezone(app.timezone) if due is not None else None),
-            expires=expires.astimezone(app.timezone) if expires is not None else None,
+            eta=plan.eta,
+            expires=plan.expires,
             retries=get("retries") or 0,
             time_limit=get("time_limit"),
             soft_time_limit=get("soft_time_limit"),
@@ -343,50 +456,26 @@ class Publisher:
             errbacks=continuations.get("errbacks"),
             chain=continuations.get("chain"),
             chord=continuations.get("chord"),
-            shadow=get("shadow") or (task.shadow_name(args, kwargs, given) if task is not None else None),
+            shadow=get("shadow") or (task.shadow_name(args, kwargs, options) if task is not None else None),
             origin=get("origin"),
-            ignore_result=ignore,
+            ignore_result=plan.ignore_result,
             stamped_headers=list(stamped) if stamped else None,
             stamps={stamp: options.get(stamp) for stamp in stamped} if stamped else {},
             headers=get("headers"),
             reply_to=get("reply_to") or app.thread_oid,
-            priority=destination.priority,
-            delivery_mode=destination.delivery_mode,
+            priority=plan.destination.priority,
+            delivery_mode=plan.destination.delivery_mode,
             properties={key: options[key] for key in _PROPERTIES if key in options} or None if options else None,
-            serializer=serializer,
-            compression=get("compression") or conf.task_compression,
+            serializer=plan.serializer,
+            compression=plan.compression,
             argsrepr=get("argsrepr"),
             kwargsrepr=get("kwargsrepr"),
             repr_maxlevels=conf.task_repr_maxlevels,
             sensitive=task.sensitive if task is not None else (),
             parameter_names=task.parameter_names if task is not None else (),
-            utc=conf.enable_utc,
+            utc=app.conf.enable_utc,
         )
-        message = protocol.build_v1(call) if conf.task_protocol == 1 else protocol.build_v2(call)
-        limit = conf.message_size_limit
-        if limit and message.size > limit:
-            raise MessageTooLarge(message.size, limit, name)
-        policy = NO_RETRY
-        if options.get("retry", conf.task_publish_retry):
-            policy = RetryPolicy.of(conf.task_publish_retry_policy, options.get("retry_policy"))
-        timeout = options.get("timeout") or options.get("confirm_timeout") or conf.publish_timeout
-        return Prepared(
-            Publication(
-                app.encode_message(message),
-                destination.exchange,
-                destination.routing_key,
-                destination.exchange_type,
-                due=None if due is None else due.timestamp(),
-            ),
-            destination.queue if destination.declare else None,
-            bool(ignore),
-            timeout,
-            policy,
-            options.get("add_to_parent", True),
-            options.get("connection"),
-            options.get("result_cls"),
-            tuple(app.queue_spec(queue) for queue in options.get("declare") or ()),
-        )
+        return protocol.build_v1(call) if conf.task_protocol == 1 else protocol.build_v2(call)
 
     def _continuations(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """What is to follow, as it travels; an error at the call site where nothing can continue it."""

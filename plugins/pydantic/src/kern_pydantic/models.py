@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
-from kern.log import get_logger
 from pydantic import BaseModel, ValidationError
+
+from kern.log import get_logger
 
 if TYPE_CHECKING:
     from kern.app import Kern
@@ -36,7 +37,7 @@ class Models:
     def of(cls, app: Kern, task: Task[Any, Any]) -> Models:
         """What *task* says of itself: its annotations and its options."""
         signature = inspect.signature(task.run)
-        hints = annotations(task.run, task.name)
+        hints = resolved_annotations(task.run, task.name)
         result, _ = unwrapped(hints.get("return"))
         found = {name: unwrapped(hints.get(name)) for name in signature.parameters}
         return cls(
@@ -131,7 +132,7 @@ class Models:
         return value
 
 
-def annotations(run: Callable[..., Any], task: str) -> dict[str, Any]:
+def resolved_annotations(run: Callable[..., Any], task: str) -> dict[str, Any]:
     """The annotations of a function, as far as they can be resolved."""
     try:
         return typing.get_type_hints(run)
@@ -159,3 +160,8 @@ def unwrapped(annotation: Any) -> tuple[Any, bool]:
         if len(members) == 2 and len(others) == 1:
             return others[0], True
     return annotation, False
+
+
+def is_model(annotation: Any) -> bool:
+    """Whether it is a class of models."""
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -27,7 +27,6 @@ from kern.documents import Meta
 from kern.errors import (
     ImproperlyConfigured,
     IncompleteStream,
-    TaskError,
     TaskRevokedError,
     TimeoutError,
 )
@@ -528,11 +527,8 @@ class AsyncResult(ResultBase, Generic[R]):
         return self._raised(self._cache, propagate, callback)
 
     def _raised(self, meta: Meta | None, propagate: bool, callback: Callable[[str, Any], Any] | None) -> Any:
-        value = meta.result if meta is not None else None
+        value: Any = meta.result if meta is not None else None
         if propagate and meta is not None and meta.status in PROPAGATE_STATES:
-            if not isinstance(value, BaseException):
-                kind = TaskRevokedError if meta.status == REVOKED else TaskError
-                value = kind(f"the task {self.id} ended as {meta.status} and left no exception: {saferepr(value, 200)}")
             raise value.with_traceback(self._remote_traceback(meta.traceback))
         if callback is not None:
             callback(self.id, value)

@@ -198,7 +198,11 @@ class ResultClient:
         for attempt in itertools.count(1):
             try:
                 _session, store = self._connect(patience)
-                answer = _driven(store, ask(store), patience.timeout)
+                reply = ask(store)
+                try:
+                    answer = _driven(store, reply, patience.timeout)
+                finally:
+                    reply.cancel()  # what has not begun shall not be done when nobody waits for it
                 check(answer)
                 return answer
             except BackendUnavailable as error:
@@ -211,7 +215,11 @@ class ResultClient:
         for attempt in itertools.count(1):
             try:
                 _session, store = await self._aconnect(patience)
-                return await _awaited(store, ask(store), patience.timeout)
+                reply = ask(store)
+                try:
+                    return await _awaited(store, reply, patience.timeout)
+                finally:
+                    reply.cancel()
             except BackendUnavailable as error:
                 pause = _pause(patience, attempt, error, exhausted)
             await asyncio.sleep(pause)
@@ -808,7 +816,6 @@ async def _awaited(store: ResultStore, reply: Reply[T], seconds: float) -> T:
 
 def _what_happened(store: ResultStore, reply: Reply[Any], error: BaseException, seconds: float) -> BaseException:
     if isinstance(error, builtins.TimeoutError) and not reply.done():
-        reply.cancel()
         return silent(store, seconds)
     return unavailable(error)
 

@@ -229,6 +229,7 @@ class DriverThread(ABC):
         while not self._stopping:
             try:
                 self._open()
+                self._on_up()  # speaks to the server, which may be gone again
             except Exception as error:
                 self._quietly_close()
                 logger.debug("cannot connect", server=self._name, error=str(error))
@@ -236,7 +237,6 @@ class DriverThread(ABC):
                 pause = min(longest, pause * factor)
             else:
                 self._connected = True
-                self._on_up()
                 return
 
     def _pause_disconnected(self, seconds: float) -> None:
@@ -430,9 +430,9 @@ class ThreadedResultStore(DriverThread, ResultStore):
         return self.driver.poll_interval if self._watched else None
 
     def _on_up(self) -> None:
-        super()._on_up()
         if self._watched:
             self._look(frozenset(self._watched))
+        super()._on_up()
 
     def _look(self, task_ids: Collection[str]) -> None:
         """Report those that are final already; what comes later is collected."""

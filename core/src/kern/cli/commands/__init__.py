@@ -1,0 +1,1 @@
+"""The commands of core, one module each; its attribute ``command`` is the command."""

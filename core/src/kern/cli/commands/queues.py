@@ -1,0 +1,69 @@
+"""``kern queues``: how many messages wait where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+import click
+
+from kern.cli.global_options import CommandGroup
+from kern.cli.printing import counted, json_option, print_json, print_table
+from kern.cli.session import Session, pass_session
+from kern.cli.values import NAMES
+from kern.contracts.transport import QueueDepth
+
+
+@click.group(
+    cls=CommandGroup, name="queues", invoke_without_command=True, short_help="Show how many messages wait where."
+)
+@click.option("-Q", "--queues", type=NAMES, help="These only, separated by commas.")
+@json_option
+@click.pass_context
+@pass_session
+def command(session: Session, ctx: click.Context, queues: Sequence[str] | None, as_json: bool) -> None:
+    """Show how many messages of each queue are in which condition: of those configured, and of those there are.
+
+    \b
+    READY        waiting for a worker
+    LEASED       with a worker
+    DELAYED      waiting for their time
+    QUARANTINED  put aside, see: kern quarantine
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    names = session.queue_names(queues)
+    if not queues:
+        existing = session.ask(lambda port: port.queues())
+        names = list(dict.fromkeys([*names, *sorted(existing)]))
+    depths = session.ask(lambda port: port.depth(names))
+    if as_json:
+        print_json([attrs.asdict(depth) for depth in depths])
+    else:
+        print_table(
+            ("QUEUE", "READY", "LEASED", "DELAYED", "QUARANTINED"), [_row(depth) for depth in depths], range(1, 5)
+        )
+
+
+def _row(depth: QueueDepth) -> tuple[object, ...]:
+    return depth.queue, depth.ready, depth.leased, depth.delayed, depth.quarantined
+
+
+@command.command(name="recover", short_help="Give back messages of workers that are gone.")
+@click.option("--all", "everything", is_flag=True, help="Also of workers that are alive: their tasks run again.")
+@click.option("-f", "--force", is_flag=True, help="Do not ask.")
+@json_option
+@pass_session
+def recover(session: Session, everything: bool, force: bool, as_json: bool) -> None:
+    """Give messages whose lease has expired back to their queues. Workers do that, too; this does it now.
+
+    With --all, also those whose lease has not: for the way back to Celery, when no kern worker runs any more.
+    """
+    if everything and not force:
+        click.echo("Every message that a worker has now goes back to its queue, and will be run again.", err=True)
+        click.confirm("Are you sure that no worker runs?", abort=True, err=True)
+    found = session.ask(lambda port: port.recover(everything))
+    if as_json:
+        print_json({"recovered": found})
+    else:
+        click.echo(f"Gave back {counted(found, 'message')}.")

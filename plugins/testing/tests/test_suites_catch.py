@@ -4,6 +4,11 @@ import textwrap
 
 import pytest
 
+# All of it here: modules that only the runs inside had imported would be half forgotten between them.
+import kern_testing.contracts
+import kern_testing.memory  # noqa: F401
+from kern_testing import waiting
+
 pytest_plugins = "pytester"
 
 TRANSPORT = """
@@ -331,7 +336,7 @@ BROKEN_STORES = {
 
 def run_broken(pytester: pytest.Pytester, template: str, body: str, tests: list[str]) -> pytest.RunResult:
     pytester.makepyfile(template.format(body=textwrap.indent(textwrap.dedent(body).strip("\n"), "    ")))
-    return pytester.runpytest_subprocess("-q", "-p", "no:cacheprovider", "-k", " or ".join(tests), "--timeout=60")
+    return pytester.runpytest_inprocess("-q", "-p", "no:cacheprovider", "-k", " or ".join(tests), "--timeout=60")
 
 
 def assert_each_fails(result: pytest.RunResult, tests: list[str]) -> None:
@@ -344,7 +349,7 @@ def assert_each_fails(result: pytest.RunResult, tests: list[str]) -> None:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is never true is waited for briefly."""
-    monkeypatch.setenv("KERN_TESTING_PATIENCE", "1")
+    monkeypatch.setattr(waiting, "PATIENCE", 1.0)
 
 
 @pytest.mark.parametrize("what", BROKEN_TRANSPORTS)
@@ -377,5 +382,5 @@ def test_a_suite_without_its_fixture_says_which(pytester: pytest.Pytester) -> No
         class TestStore(ResultStoreContract): pass
         """
     )
-    result = pytester.runpytest_subprocess("-q", "-k", "shows_no_password")
+    result = pytester.runpytest_inprocess("-q", "-k", "shows_no_password")
     result.stdout.fnmatch_lines(["*gives the fixture 'make_transport'*", "*gives the fixture 'make_store'*"])

@@ -37,6 +37,6 @@ def kern_result_stores() -> Mapping[str, ResultStoreFactory]:
 
 if os.environ.get("KERN_TEST_CRASH"):
     # Loading the plugin is the one moment at which a process of kern's own passes through here.
-    from kern_testing import crash
+    from kern_testing.crash import arm_from_environment
 
-    crash.arm_from_environment()
+    arm_from_environment()

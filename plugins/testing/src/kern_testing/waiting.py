@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
@@ -35,7 +34,7 @@ class RealClock:
 REAL = RealClock()
 
 #: Real seconds to wait for what is to become true; the machine may be busy.
-PATIENCE = float(os.environ.get("KERN_TESTING_PATIENCE", "20"))
+PATIENCE = 20.0
 
 
 class Deadline:
@@ -55,14 +54,15 @@ class Deadline:
         return max(0.0, self._until - time.monotonic())
 
 
-def eventually(condition: Callable[[], T], what: str = "", timeout: float = PATIENCE, clock: Clock = REAL) -> T:
+def eventually(condition: Callable[[], T], what: str = "", timeout: float | None = None, clock: Clock = REAL) -> T:
     """What *condition* answers as soon as it is true.
 
     :param condition: asked again and again; an ``AssertionError`` in it means "not yet".
     :param what: what is waited for, for the failure.
-    :param timeout: real seconds, also with a virtual *clock*, which advances between two looks.
+    :param timeout: real seconds, also with a virtual *clock*, which advances between two looks; else :data:`PATIENCE`.
     :raises AssertionError: it did not become true; says what it answered last.
     """
+    timeout = PATIENCE if timeout is None else timeout
     deadline = Deadline(timeout)
     while True:
         complaint: AssertionError | None = None

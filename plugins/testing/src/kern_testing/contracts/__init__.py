@@ -22,7 +22,17 @@ capability is an attribute of the suite, to be overridden with the reason beside
 """
 
 from kern_testing.contracts.joint import JointSettlementContract
+from kern_testing.contracts.monitor import MonitorContract
+from kern_testing.contracts.pool import PoolContract
 from kern_testing.contracts.result_store import ResultStoreContract
+from kern_testing.contracts.scheduler import SchedulerContract
 from kern_testing.contracts.transport import TransportContract
 
-__all__ = ["JointSettlementContract", "ResultStoreContract", "TransportContract"]
+__all__ = [
+    "JointSettlementContract",
+    "MonitorContract",
+    "PoolContract",
+    "ResultStoreContract",
+    "SchedulerContract",
+    "TransportContract",
+]

@@ -285,7 +285,8 @@ class Plugins:
                 return PluginMissing(
                     f"the {kind} {name!r} is provided by the plugin {plugin!r}, which is {state.value}: {reason}"
                 )
-        known = sorted(self.drivers(kind))
+        # The forms of a scheme that name a library, too, would make a page of it.
+        known = sorted(known for known in self.drivers(kind) if "+" not in known)
         if install:
             return PluginMissing(f"no installed plugin provides the {kind} {name!r}: pip install {install}", install)
         close = nearest(name, [*known, *KNOWN_DRIVERS[kind]])

@@ -71,6 +71,7 @@ class DriverThread(ABC):
         self._sleeping = False
         self._stopping = False
         self._connected = False
+        self._collected_at = 0.0
         self._thread: threading.Thread | None = None
         self._wake_reader, self._wake_writer = os.pipe()
         os.set_blocking(self._wake_reader, False)
@@ -94,6 +95,10 @@ class DriverThread(ABC):
     @abstractmethod
     def _polling(self) -> tuple[float, float] | None:
         """Shortest and longest pause between two collections; ``None``: nothing to wait for."""
+
+    def _look_anyway(self) -> float | None:
+        """Seconds after which to collect although the descriptor is silent; ``None``: never."""
+        return None
 
     def _on_down(self, error: Exception) -> None:
         logger.warning("connection lost", server=self._name, error=str(error))
@@ -189,9 +194,12 @@ class DriverThread(ABC):
         polling = self._polling()
         descriptor = self._descriptor() if polling is not None else None
         timeout: float | None = None
+        anyway = self._look_anyway() if descriptor is not None else None
         if polling is not None and descriptor is None:
             shortest, longest = polling
             timeout = shortest if pause is None else min(longest, pause * 1.5)
+        elif anyway is not None:
+            timeout = max(0.0, self._collected_at + anyway - time.monotonic())
         watched: int | None = None
         if descriptor is not None:
             selector.register(descriptor, selectors.EVENT_READ)
@@ -209,8 +217,12 @@ class DriverThread(ABC):
                     os.read(self._wake_reader, 4096)
                 except BlockingIOError:
                     pass
-        if polling is None or (descriptor is not None and not any(key.fd == descriptor for key, _ in ready)):
+        if polling is None:
             return None
+        overdue = anyway is not None and time.monotonic() >= self._collected_at + anyway
+        if descriptor is not None and not overdue and not any(key.fd == descriptor for key, _ in ready):
+            return None
+        self._collected_at = time.monotonic()
         try:
             return None if self._collect() else timeout
         except Exception as error:
@@ -427,7 +439,11 @@ class ThreadedResultStore(DriverThread, ResultStore):
         return self.driver.wake_fd()
 
     def _polling(self) -> tuple[float, float] | None:
-        return self.driver.poll_interval if self._watched else None
+        # Whoever has a descriptor is sent things, and reads them also when nobody waits for any.
+        return self.driver.poll_interval if self._watched or self.driver.wake_fd() is not None else None
+
+    def _look_anyway(self) -> float | None:
+        return self.driver.look_anyway
 
     def _on_up(self) -> None:
         if self._watched:

@@ -219,6 +219,9 @@ class BlockingResultStore(ABC):
     server: str | None = None
     url: str = ""
     poll_interval: ClassVar[tuple[float, float]] = (0.002, 0.05)
+    #: Seconds after which :meth:`collect` is called although the descriptor is silent, for results of writers that do
+    #: not announce them; ``None``: never.
+    look_anyway: ClassVar[float | None] = None
 
     @abstractmethod
     def open(self) -> None: ...

@@ -11,9 +11,8 @@ import attrs
 from kern.delivery import Delivery
 from kern.errors import DecodeError, PublishRefused
 from kern.message import Message, Publication
-from kern_broker_sql import envelope
 from kern_broker_sql.tables import DELAYED, READY
-from kern_sql_engine import Dialect, Statements
+from kern_sql_engine import Dialect, Statements, envelope
 from kern_sql_engine.schema import NAME_LENGTH
 
 #: What a claim needs to know of a message, in the order of :func:`delivery`.

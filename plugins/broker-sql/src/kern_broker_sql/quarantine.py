@@ -12,9 +12,8 @@ from kern.message import Message
 from kern.outcome import Quarantine
 from kern.saferepr import saferepr
 from kern.serialization import decode_json, encode_json
-from kern_broker_sql import envelope
 from kern_broker_sql.tables import KEY_LENGTH
-from kern_sql_engine import Connection, Dialect
+from kern_sql_engine import Connection, Dialect, envelope
 
 _KEPT = "name, queue, task_id, nice, reason, evidence, at, exchange, routing_key, size, raw"
 

@@ -17,13 +17,12 @@ from kern.contracts.transport import Settled, Settlement, SettleStatus
 from kern.errors import KernError, TransportError
 from kern.message import Publication
 from kern.outcome import Disposition, GiveBack, ParkUntil, Quarantine, Release, RetryAt
-from kern_broker_sql import envelope
 from kern_broker_sql.claiming import Claiming
 from kern_broker_sql.messages import Messages, fits, nice, prepare
 from kern_broker_sql.quarantine import Quarantining
 from kern_broker_sql.routing import Routing
 from kern_broker_sql.tables import DELAYED, READY
-from kern_sql_engine import Connection, Dialect, Kind, SqlError, SqlPlan, plans
+from kern_sql_engine import Connection, Dialect, Kind, SqlError, SqlPlan, envelope, plans
 
 #: Attempts for a transaction that the database undid in favour of another.
 ATTEMPTS = 5

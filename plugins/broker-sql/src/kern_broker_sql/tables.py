@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from kern_sql_engine import Family
-from kern_sql_engine.schema import bytes_type, name_type, number_type
+from kern_sql_engine import Connection, Family
+from kern_sql_engine.schema import bytes_type, name_type, number_type, text_type
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -29,7 +29,7 @@ READY, LEASED, DELAYED = 0, 1, 2
 KEY_LENGTH = 760
 
 
-def tables(family: Family) -> MetaData:
+def tables(connection: Connection) -> MetaData:
     """Described for SQLAlchemy, which makes each database's own words of it."""
     from sqlalchemy import (
         BigInteger,
@@ -48,10 +48,8 @@ def tables(family: Family) -> MetaData:
     from sqlalchemy.dialects import mysql
 
     made = MetaData()
-    name = name_type()
-    key = String(KEY_LENGTH).with_variant(
-        mysql.VARCHAR(KEY_LENGTH, charset="utf8mb4", collation="utf8mb4_bin"), "mysql", "mariadb"
-    )
+    name = name_type(connection)
+    key = text_type(connection, KEY_LENGTH)
     long_text = Text().with_variant(mysql.LONGTEXT(charset="utf8mb4"), "mysql", "mariadb")
     zero = text("0")
     message = Table(
@@ -89,7 +87,7 @@ def tables(family: Family) -> MetaData:
         ("kern_message_delayed", DELAYED, ["queue"], ["due"]),
         ("kern_message_leased", LEASED, [], ["leased_until"]),
     ):
-        if family is Family.MYSQL:
+        if connection.database.family is Family.MYSQL:
             Index(index, *(message.c[column] for column in [*front, "state", *columns]))
         else:
             # A message is in the index of its state alone.

@@ -16,7 +16,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from kern import seams
@@ -403,7 +402,7 @@ class SqlTransport(BlockingTransport):
     # -- inside: connection and transactions
 
     def _ensure_tables(self, connection: Connection) -> None:
-        schema.ensure(connection, "broker", LAYOUT, partial(tables, self.database.family))
+        schema.ensure(connection, "broker", LAYOUT, tables)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -255,6 +255,18 @@ class PostgresqlConnection(_ServerConnection):
         super().__init__(raw, database, dialect)
         self.errors = (psycopg.Error, UnicodeEncodeError, OSError)
 
+    def many_rows(self, sql: str, parameters: Sequence[Sequence[Any]]) -> list[Row]:
+        """Run a statement once for each of *parameters*, and fetch all rows it returns."""
+        try:
+            with self.raw.cursor() as cursor:
+                cursor.executemany(sql, parameters, returning=True)
+                found = list(cursor.fetchall())
+                while cursor.nextset():
+                    found += cursor.fetchall()
+                return found
+        except self.errors as error:
+            raise self.failed(error) from error
+
     def fileno(self) -> int:
         """The socket: readable when the server has something to say."""
         return int(self.raw.fileno())
@@ -277,6 +289,11 @@ class PostgresqlConnection(_ServerConnection):
 
 class MysqlConnection(_ServerConnection):
     """PyMySQL in autocommit mode."""
+
+    #: Whether it is MariaDB, and not MySQL.
+    mariadb = True
+    #: Compares byte by byte and does not pad with spaces.
+    exact_collation = "utf8mb4_nopad_bin"
 
     def __init__(self, raw: Any, database: DatabaseUrl, dialect: Dialect) -> None:
         import pymysql

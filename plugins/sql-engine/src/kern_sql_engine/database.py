@@ -181,6 +181,8 @@ class Database:
         version, packet = connection.rows("SELECT VERSION(), @@max_allowed_packet")[0]
         connection.largest = int(packet)
         server = "MariaDB" if "mariadb" in str(version).lower() else "MySQL"
+        if server == "MySQL" and isinstance(connection, MysqlConnection):
+            connection.mariadb, connection.exact_collation = False, "utf8mb4_0900_bin"
         numbers = tuple(int(word) for word in str(version).split("-")[0].split(".")[:2] if word.isdigit())
         if numbers < _OLDEST[server]:
             oldest = ".".join(map(str, _OLDEST[server]))

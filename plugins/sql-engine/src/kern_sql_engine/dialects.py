@@ -60,7 +60,8 @@ class Dialect(ABC):
     def on_conflict(self, key: Sequence[str], changed: Sequence[str], table: str = "", only_if: str = "") -> str:
         """What follows an ``INSERT`` whose row may be there: *changed* columns take the new values.
 
-        :param only_if: a condition on the rows, with ``{old.x}`` and ``{new.x}`` for columns; needs *table*.
+        :param only_if: a condition on the rows, with ``{old.x}`` and ``{new.x}`` for columns; needs *table*. Not for
+            MySQL.
         """
 
 
@@ -121,17 +122,9 @@ class MysqlDialect(Dialect):
     def on_conflict(self, key: Sequence[str], changed: Sequence[str], table: str = "", only_if: str = "") -> str:
         if not changed:
             return f"ON DUPLICATE KEY UPDATE {key[0]} = {key[0]}"
-        if not only_if:
-            return "ON DUPLICATE KEY UPDATE " + ", ".join(f"{column} = VALUES({column})" for column in changed)
-        condition = _rows(only_if, "{}", "VALUES({})")
-        # Assignments take effect from left to right: what the condition looks at is written last.
-        last = [column for column in changed if f"{{old.{column}}}" in only_if]
-        order = [column for column in changed if column not in last] + last
-        if len(last) > 1:
-            raise ValueError(f"a condition on {', '.join(last)} cannot be written for MySQL: one column at most")
-        return "ON DUPLICATE KEY UPDATE " + ", ".join(
-            f"{column} = IF({condition}, VALUES({column}), {column})" for column in order
-        )
+        if only_if:
+            raise ValueError("MySQL knows no condition here; lock the rows and decide before")
+        return "ON DUPLICATE KEY UPDATE " + ", ".join(f"{column} = VALUES({column})" for column in changed)
 
 
 def _standard_on_conflict(key: Sequence[str], changed: Sequence[str], table: str, only_if: str) -> str:

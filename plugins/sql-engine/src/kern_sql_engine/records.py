@@ -40,7 +40,7 @@ CHANNEL = "kern_record"
 ATTEMPTS = 5
 
 
-def tables() -> MetaData:
+def tables(connection: Connection) -> MetaData:
     """The table ``kern_record``."""
     from sqlalchemy import BigInteger, Column, Double, MetaData, Table
 
@@ -48,8 +48,8 @@ def tables() -> MetaData:
     Table(
         "kern_record",
         made,
-        Column("kind", schema.name_type(), primary_key=True),
-        Column("name", schema.name_type(), primary_key=True),
+        Column("kind", schema.name_type(connection), primary_key=True),
+        Column("name", schema.name_type(connection), primary_key=True),
         Column("content", schema.bytes_type(), nullable=False),
         Column("version", BigInteger, nullable=False),
         Column("expires", Double),

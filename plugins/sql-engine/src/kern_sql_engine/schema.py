@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from kern_sql_engine.connections import Connection, Statements
+from kern_sql_engine.connections import Connection, MysqlConnection, Statements
 from kern_sql_engine.failures import Kind, SqlError
 from kern_sql_engine.urls import Family
 
@@ -30,13 +30,19 @@ NAME_LENGTH = 255
 _DATABASE = "database"
 
 
-def name_type() -> Any:
-    """The type of a column that holds a name: compared byte by byte, also where the database would not."""
+def text_type(connection: Connection, length: int) -> Any:
+    """The type of a column of text that tells all texts apart, also by case and by spaces at the end."""
     from sqlalchemy import String
     from sqlalchemy.dialects import mysql
 
-    exact = mysql.VARCHAR(NAME_LENGTH, charset="utf8mb4", collation="utf8mb4_bin")
-    return String(NAME_LENGTH).with_variant(exact, "mysql", "mariadb")
+    if isinstance(connection, MysqlConnection):
+        return mysql.VARCHAR(length, charset="utf8mb4", collation=connection.exact_collation)
+    return String(length)
+
+
+def name_type(connection: Connection) -> Any:
+    """The type of a column that holds a name; see :func:`text_type`."""
+    return text_type(connection, NAME_LENGTH)
 
 
 def bytes_type() -> Any:
@@ -55,7 +61,7 @@ def number_type() -> Any:
     return BigInteger().with_variant(Integer(), "sqlite")
 
 
-def ensure(connection: Connection, component: str, version: int, tables: Callable[[], MetaData]) -> None:
+def ensure(connection: Connection, component: str, version: int, tables: Callable[[Connection], MetaData]) -> None:
     """Create the tables of *component* that are missing.
 
     :param version: of the layout; raised when it changes.
@@ -74,7 +80,7 @@ def ensure(connection: Connection, component: str, version: int, tables: Callabl
     with creating(connection):
         if _version(connection, component) == version:
             return
-        create(connection, tables())
+        create(connection, tables(connection))
         _create_meta(connection)
         columns, key = ["name", "content"], ["name"]
         dialect = connection.dialect
@@ -85,16 +91,7 @@ def ensure(connection: Connection, component: str, version: int, tables: Callabl
 
 def database_id(statements: Statements) -> str | None:
     """What tells this database from all others, wherever it is reached; ``None`` where kern has no tables."""
-    # Asking PostgreSQL for a table that is not there would end a caller's transaction.
-    there = "SELECT to_regclass('kern_meta')::text"
-    if statements.dialect.family is Family.POSTGRESQL and statements.value(there) is None:
-        return None
-    try:
-        found = statements.value(statements.dialect.sql("SELECT content FROM kern_meta WHERE name = ?"), (_DATABASE,))
-    except SqlError as error:
-        if error.kind is Kind.NO_TABLE:
-            return None
-        raise
+    found = _noted(statements, _DATABASE)
     return str(found) if found is not None else None
 
 
@@ -118,10 +115,14 @@ def creating(connection: Connection) -> Iterator[None]:
 
 def create(connection: Connection, tables: MetaData) -> None:
     """Create tables and indexes that are missing; inside :func:`creating`."""
-    from sqlalchemy.schema import CreateIndex, CreateTable
+    from sqlalchemy import Sequence
+    from sqlalchemy.schema import CreateIndex, CreateSequence, CreateTable
 
     dialect = sqlalchemy_dialect(connection)
     for table in tables.sorted_tables:
+        for column in table.columns if dialect.supports_sequences else ():
+            if isinstance(column.default, Sequence):
+                connection.run(_ddl(CreateSequence(column.default, if_not_exists=True), dialect))
         existing = _indexes(connection, table) if connection.database.family is Family.MYSQL else None
         connection.run(_ddl(CreateTable(table, if_not_exists=True), dialect))
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
@@ -139,6 +140,11 @@ def sqlalchemy_dialect(connection: Connection) -> SqlalchemyDialect:
         return sqlite.dialect()
     url = connection.database.url
     assert url is not None
+    if isinstance(connection, MysqlConnection) and connection.mariadb:
+        dialect = url.set(drivername="mariadb+pymysql").get_dialect()()
+        # SQLAlchemy asks the server for its version to know that; ours have them.
+        dialect.supports_sequences = True
+        return dialect
     return url.get_dialect()()
 
 
@@ -157,13 +163,22 @@ def _indexes(connection: Connection, table: Table) -> set[str]:
 
 
 def _version(connection: Connection, component: str) -> int | None:
+    found = _noted(connection, component)
+    return int(found) if found is not None else None
+
+
+def _noted(statements: Statements, name: str) -> Any:
+    """An entry of ``kern_meta``; ``None`` where there is none, or no table."""
+    # Asking PostgreSQL for a table that is not there would end the transaction.
+    there = "SELECT to_regclass('kern_meta')::text"
+    if statements.dialect.family is Family.POSTGRESQL and statements.value(there) is None:
+        return None
     try:
-        found = connection.value(connection.dialect.sql("SELECT content FROM kern_meta WHERE name = ?"), (component,))
+        return statements.value(statements.dialect.sql("SELECT content FROM kern_meta WHERE name = ?"), (name,))
     except SqlError as error:
         if error.kind is Kind.NO_TABLE:
             return None
         raise
-    return int(found) if found is not None else None
 
 
 def _create_meta(connection: Connection) -> None:
@@ -173,7 +188,7 @@ def _create_meta(connection: Connection) -> None:
     Table(
         "kern_meta",
         tables,
-        Column("name", name_type(), primary_key=True),
+        Column("name", name_type(connection), primary_key=True),
         Column("content", String(255), nullable=False),
     )
     create(connection, tables)

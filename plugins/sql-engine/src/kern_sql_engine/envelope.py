@@ -11,10 +11,11 @@ anew.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from kern.errors import DecodeError, EncodeError
-from kern.message import Message
+from kern.message import Message, Publication
 from kern.serialization import decode_json, encode_json
 
 
@@ -56,6 +57,37 @@ def decode(raw: bytes) -> Message:
         _field(head, "content-type", str),
         _field(head, "content-encoding", str),
     )
+
+
+def encode_publications(publications: Sequence[Publication]) -> bytes:
+    """Messages that wait for something, and where each goes.
+
+    :raises EncodeError: one cannot be written down.
+    """
+    return encode_json(
+        [
+            {
+                "exchange": publication.exchange,
+                "routing_key": publication.routing_key,
+                "exchange_type": publication.exchange_type,
+                "due": publication.due,
+                "attempts": publication.attempts,
+                "message": encode(publication.message),
+            }
+            for publication in publications
+        ]
+    )
+
+
+def decode_publications(written: bytes) -> tuple[Publication, ...]:
+    """What :func:`encode_publications` wrote.
+
+    :raises DecodeError: it is not that.
+    """
+    try:
+        return tuple(Publication(**{**each, "message": decode(each["message"])}) for each in decode_json(written))
+    except (TypeError, KeyError, AttributeError) as error:
+        raise DecodeError(f"not a list of publications: {error}") from error
 
 
 def _field(head: dict[str, Any], name: str, kind: type) -> Any:

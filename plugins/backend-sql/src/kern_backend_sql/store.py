@@ -1,0 +1,474 @@
+"""The result store: documents as parts, in Celery's tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from kern.contracts.records import Records
+from kern.contracts.result_store import (
+    BlockingResultStore,
+    DocumentForm,
+    GroupDocument,
+    Join,
+    JoinState,
+    Plan,
+    StoreCapability,
+    WriteStatus,
+    Written,
+)
+from kern.errors import BackendError, BackendStoreError, BackendUnavailable, ImproperlyConfigured, KernError
+from kern.message import Publication
+from kern.outcome import Document, JoinPart
+from kern.serialization import CONTENT_TYPES, JSON
+from kern.states import READY_STATES
+from kern_backend_sql import legacy
+from kern_backend_sql.rows import DEFAULT_EXPIRES, Rows, naive, now
+from kern_backend_sql.settings import ENGINE_OPTIONS, DatabaseSettings
+from kern_backend_sql.tables import GROUP_TABLE, TASK_TABLE, Names
+from kern_backend_sql.writer import CHANNEL, Statements, Writer, announced
+from kern_sql_engine import (
+    Connection,
+    Database,
+    Family,
+    Kind,
+    Link,
+    PostgresqlConnection,
+    SqlError,
+    SqliteConnection,
+    SqlPlan,
+    SqlRecords,
+)
+from kern_sql_engine import (
+    plans as sql_plans,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+
+T = TypeVar("T")
+
+DISTRIBUTION = "kern-backend-sql"
+#: Ids in one question.
+CHUNK = 500
+#: Rows deleted in one transaction.
+SWEEP = 1000
+#: Attempts for a transaction that the database undid in favour of another.
+ATTEMPTS = 5
+#: Seconds between two questions for watched results where the database cannot announce: shortest and longest.
+ASKING = (0.002, 0.05)
+#: Seconds between two questions where it can, for what is written by a Celery, which does not.
+ASK_ANYWAY = 0.5
+
+
+def backend_error(error: SqlError) -> KernError:
+    """*error* as the contract has it."""
+    made: BackendError
+    if error.kind is Kind.DATA:
+        made = BackendStoreError(str(error))
+    else:
+        made = BackendUnavailable(str(error), retryable=error.retryable or error.kind is Kind.NO_TABLE)
+    made.__cause__ = error
+    return made
+
+
+class SqlResultStore(BlockingResultStore):
+    """Results in a database.
+
+    :param url: see :mod:`kern_sql_engine.urls`; ``db`` or ``database`` alone stand for the setting ``database_url``.
+    :param conf: the application's settings: :class:`~kern_backend_sql.settings.DatabaseSettings`, ``result_expires``,
+        ``result_serializer``.
+    """
+
+    capabilities = frozenset(
+        {StoreCapability.JOINS, StoreCapability.GROUPS, StoreCapability.RECORDS, StoreCapability.SHARED}
+    )
+    document_form = DocumentForm.PARTS
+    poll_interval: ClassVar[tuple[float, float]] = (0.001, 0.01)
+    look_anyway: ClassVar[float | None] = ASK_ANYWAY
+
+    def __init__(self, url: str, conf: Any = None) -> None:
+        settings = conf.section(DatabaseSettings) if conf is not None else DatabaseSettings()
+        self._settings = settings
+        self.database = Database(_named(url, settings), DISTRIBUTION)
+        self.url = self.database.url.masked
+        options = dict(ENGINE_OPTIONS if settings.database_engine_options is None else settings.database_engine_options)
+        self._engine_options = options
+        #: Whether engines are made as the user says, and may lead to other places than the URL alone.
+        self._own_engine = options != ENGINE_OPTIONS or settings.database_engine_callback is not None
+        self._engine_callback = _callback(settings.database_engine_callback)
+        self.server = f"{self.database.identity}#results" if self._own_engine else self.database.identity
+        if self.database.dialect.notifies:
+            self.capabilities = self.capabilities | {StoreCapability.PUSH}
+        expires = getattr(conf, "result_expires", DEFAULT_EXPIRES) if conf is not None else DEFAULT_EXPIRES
+        if isinstance(expires, timedelta):
+            expires = expires.total_seconds()
+        self._expires: float | None = float(expires) if expires else None
+        serializer = getattr(conf, "result_serializer", None) or "json"
+        self._rows = Rows(self.database.family, serializer, self._expires)
+        self._writer = Writer(self.database, _names(settings), self._rows)
+        self._engine: Engine | None = None
+        self._link: Link | None = None
+        self._listener = Link(self.database, lambda connection: None)
+        self._records: SqlRecords | None = None
+        #: Watched ids of which a row is there that is not final.
+        self._on_the_way: set[str] = set()
+        #: Of a file: its version and its newest row when last looked at.
+        self._version: int | None = None
+        self._newest = 0
+        self._ask_at = 0.0
+        self._ask_pause = ASKING[0]
+
+    # -- life
+
+    def open(self) -> None:
+        with self._errors():
+            if self._own_engine and self._engine is None:
+                self._engine = self._make_engine()
+            if self._link is None:
+                options = self._engine_options
+                recycle = options.get("pool_recycle", -1)
+                self._link = Link(
+                    self.database,
+                    self._prepare,
+                    engine=self._engine,
+                    ping=bool(options.get("pool_pre_ping")),
+                    recycle=float(recycle) if recycle is not None and recycle >= 0 else None,
+                    keep=not self._settings.database_short_lived_sessions,
+                )
+            self._link.open()
+            self._link.release()
+            self._version = None
+
+    def close(self) -> None:
+        if self._link is not None:
+            self._link.close()
+        self._listener.close()
+        if self._records is not None:
+            self._records.close()
+
+    def wake_fd(self) -> int | None:
+        if not self._listener.connected:
+            return None
+        listener = self._listener.current
+        return listener.fileno() if isinstance(listener, PostgresqlConnection) else None
+
+    # -- waiting
+
+    def collect(self, watched: Collection[str]) -> Iterable[Document]:
+        if not watched:
+            # Nothing is waited for: what is announced would only pile up.
+            self._listener.close()
+            return []
+        with self._using() as connection:
+            statements = self._writer.statements(connection)
+            if self.database.family is Family.SQLITE:
+                return self._collect_from_file(connection, statements, watched)
+            if self.database.dialect.notifies:
+                return self._collect_announced(connection, statements, watched)
+            return self._collect_by_asking(connection, statements, watched)
+
+    def _collect_from_file(
+        self, connection: Connection, statements: Statements, watched: Collection[str]
+    ) -> list[Document]:
+        assert isinstance(connection, SqliteConnection)
+        version = connection.version()
+        if version == self._version:
+            return []
+        newest = int(connection.value(statements.newest) or 0)
+        known = self._version is not None and newest - self._newest <= 2 * len(watched) + CHUNK
+        wanted: Iterable[str] = watched
+        if known:
+            # Rows are numbered as they come: what was there before and not final has been seen.
+            wanted = {*self._on_the_way.intersection(watched)}
+            for number, task_id, status in connection.rows(statements.newer, (self._newest,)):
+                newest = max(newest, number)
+                if task_id in watched:
+                    wanted.add(task_id)
+                    if status not in READY_STATES:
+                        self._on_the_way.add(task_id)
+        self._version, self._newest = version, newest
+        return self._final(connection, statements, wanted)
+
+    def _collect_announced(
+        self, connection: Connection, statements: Statements, watched: Collection[str]
+    ) -> list[Document]:
+        if not self._listener.connected:
+            self._listener.open().run(f"LISTEN {CHANNEL}")
+            self._ask_at = 0.0
+        listener = self._listener.current
+        assert isinstance(listener, PostgresqlConnection)
+        wanted = {task_id for _, text in listener.heard() for task_id in announced(text) if task_id in watched}
+        now = time.monotonic()
+        if now >= self._ask_at:
+            self._ask_at = now + ASK_ANYWAY
+            return self._final(connection, statements, watched)
+        return self._final(connection, statements, wanted)
+
+    def _collect_by_asking(
+        self, connection: Connection, statements: Statements, watched: Collection[str]
+    ) -> list[Document]:
+        started = time.monotonic()
+        if started < self._ask_at:
+            return []
+        found = self._final(connection, statements, watched)
+        took = time.monotonic() - started
+        self._ask_pause = ASKING[0] if found else min(ASKING[1], self._ask_pause * 1.5)
+        # Asking for thousands takes its time; it must not take all of it.
+        self._ask_at = started + max(self._ask_pause, 5 * took)
+        return found
+
+    def _final(self, connection: Connection, statements: Statements, task_ids: Iterable[str]) -> list[Document]:
+        found = self._read(connection, statements, statements.read_final, task_ids)
+        self._on_the_way.difference_update(found)
+        return [document for document in found.values() if document.status in READY_STATES]
+
+    # -- documents
+
+    def plan(self, documents: Sequence[Document | None], parts: Sequence[Sequence[JoinPart]]) -> list[Plan | None]:
+        return [
+            SqlPlan(self.server, document, tuple(its_parts), writer=self._writer) if document or its_parts else None
+            for document, its_parts in zip(documents, parts, strict=True)
+        ]
+
+    def write(self, plans: Sequence[Plan]) -> list[Written]:
+        if not plans:
+            return []
+        mine = [plan for plan in plans if isinstance(plan, SqlPlan)]
+        if len(mine) != len(plans):
+            raise BackendError(f"a plan of another store was given to {self.url}")
+        with self._using() as connection:
+            # What this connection writes does not change the file's version for it.
+            self._version = None
+            sql_plans.prepare(connection, mine)
+            try:
+                return self._transaction(connection, lambda: sql_plans.apply(connection, mine))
+            except SqlError as error:
+                if error.lost or error.retryable:
+                    raise
+            return [self._write_alone(connection, plan) for plan in mine]
+
+    def _write_alone(self, connection: Connection, plan: SqlPlan) -> Written:
+        try:
+            return self._transaction(connection, lambda: sql_plans.apply(connection, [plan]))[0]
+        except SqlError as error:
+            return Written(WriteStatus.WRITTEN, error=backend_error(error))
+
+    def read(self, task_ids: Sequence[str]) -> dict[str, Document]:
+        if not task_ids:
+            return {}
+        with self._using() as connection:
+            statements = self._writer.statements(connection)
+            found = self._read(connection, statements, statements.read, task_ids)
+        self._on_the_way.update(task_id for task_id, d in found.items() if d.status not in READY_STATES)
+        return found
+
+    def _read(
+        self, connection: Connection, statements: Statements, sql: str, task_ids: Iterable[str]
+    ) -> dict[str, Document]:
+        found: dict[str, Document] = {}
+        moment = now()
+        for chunk in _chunks(task_ids):
+            wanted = set(chunk)
+            for row in connection.rows(sql, (self.database.dialect.values(chunk),)):
+                kept = self._rows.kept(statements.layout.columns, row)
+                # A collation may find what is only alike.
+                if kept.document.task_id in wanted and not kept.expired(moment):
+                    found[kept.document.task_id] = kept.document
+        return found
+
+    def forget(self, task_ids: Sequence[str]) -> int:
+        if not task_ids:
+            return 0
+        with self._using() as connection:
+            statements = self._writer.statements(connection)
+            return self._transaction(
+                connection,
+                lambda: sum(
+                    connection.run(statements.forget, (self.database.dialect.values(chunk),))
+                    for chunk in _chunks(task_ids)
+                ),
+            )
+
+    # -- groups
+
+    def save_group(self, group: GroupDocument) -> None:
+        with self._using() as connection:
+            statements = self._writer.statements(connection)
+            row = (group.group_id, group.result, self._moment())
+            self._transaction(connection, lambda: connection.many(statements.save_group, [row]))
+
+    def read_group(self, group_id: str) -> GroupDocument | None:
+        with self._using() as connection:
+            statements = self._writer.statements(connection)
+            found = connection.rows(statements.read_group, (self.database.dialect.values([group_id]),))
+        for identifier, result, since in found:
+            moment = naive(_moment(since)) if since is not None else None
+            alive = self._expires is None or moment is None or moment + timedelta(seconds=self._expires) > now()
+            if identifier == group_id and alive and result is not None:
+                return self._group(group_id, bytes(result))
+        return None
+
+    def _group(self, group_id: str, result: bytes) -> GroupDocument:
+        if self._rows.content_type != CONTENT_TYPES["pickle"] and legacy.looks_pickled(result):
+            plain = legacy.as_json(result)
+            if plain is not None:
+                return GroupDocument(group_id, plain, JSON, "utf-8")
+        return GroupDocument(group_id, result, self._rows.content_type, self._rows.content_encoding)
+
+    def delete_group(self, group_id: str) -> None:
+        with self._using() as connection:
+            statements = self._writer.statements(connection)
+            connection.run(statements.delete_group, (self.database.dialect.values([group_id]),))
+
+    # -- expiry
+
+    def sweep(self) -> int:
+        count = 0
+        with self._using() as connection:
+            while self._transaction(connection, lambda: self._writer.joins.sweep(connection)):
+                pass
+            if self._expires is None:
+                return 0
+            statements = self._writer.statements(connection)
+            oldest = self._moment(-self._expires)
+            while ids := [number for (number,) in connection.rows(statements.old_plain, (oldest, SWEEP))]:
+                count += self._delete(connection, statements, ids)
+            after = 0
+            while rows := connection.rows(statements.old_telling, (oldest, after, SWEEP)):
+                after = rows[-1][0]
+                moment = now()
+                # These say themselves how long they live, which may be longer than what this store writes.
+                kept = [(row[0], self._rows.kept(statements.layout.columns, row[1:])) for row in rows]
+                count += self._delete(connection, statements, [number for number, row in kept if row.expired(moment)])
+            count += self._transaction(connection, lambda: connection.run(statements.sweep_groups, (oldest,)))
+        return count
+
+    def _delete(self, connection: Connection, statements: Statements, numbers: Sequence[int]) -> int:
+        if not numbers:
+            return 0
+        values = (self.database.dialect.values(numbers),)
+        return self._transaction(connection, lambda: connection.run(statements.delete, values))
+
+    def _moment(self, offset: float = 0.0) -> Any:
+        """A time from now, as columns have it."""
+        moment = now() + timedelta(seconds=offset)
+        return moment.isoformat(" ", "microseconds") if self.database.family is Family.SQLITE else moment
+
+    # -- joins
+
+    def open_join(self, join: Join) -> None:
+        with self._using() as connection:
+            self._writer.prepare(connection)
+            self._transaction(connection, lambda: self._writer.joins.open(connection, join))
+
+    def joins_due(self, limit: int = 100) -> list[JoinState]:
+        with self._using() as connection:
+            self._writer.prepare(connection)
+            return self._writer.joins.due(connection, limit)
+
+    def close_join(self, join_id: str) -> tuple[Publication, ...]:
+        with self._using() as connection:
+            self._writer.prepare(connection)
+            return self._transaction(connection, lambda: self._writer.joins.close(connection, join_id))
+
+    # -- records
+
+    def records(self) -> Records | None:
+        if self._records is None:
+            self._records = SqlRecords(self.database, backend_error)
+        return self._records
+
+    # -- inside
+
+    def _prepare(self, connection: Connection) -> None:
+        if self._settings.database_create_tables_at_setup:
+            self._writer.prepare(connection)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except SqlError as error:
+            if error.kind is Kind.NO_TABLE:
+                self._writer.forget_layout()
+            raise backend_error(error) from error
+
+    @contextmanager
+    def _using(self) -> Iterator[Connection]:
+        with self._errors():
+            if self._link is None:
+                raise SqlError(Kind.UNREACHABLE, f"{self.url}: there is no connection", lost=True)
+            try:
+                yield self._link.get()
+            finally:
+                self._link.release()
+
+    def _transaction(self, connection: Connection, write: Callable[[], T]) -> T:
+        """*write* in a transaction, again if the database undid it in favour of another."""
+        for attempt in range(ATTEMPTS):
+            try:
+                with connection.transaction():
+                    return write()
+            except SqlError as error:
+                if error.kind is not Kind.CONFLICT or attempt == ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _make_engine(self) -> Engine:
+        engine = self.database.engine(**self._engine_options)
+        if self._engine_callback is not None:
+            self._engine_callback(engine)
+        return engine
+
+
+def _named(url: str, settings: DatabaseSettings) -> str:
+    if "://" in url:
+        return url
+    if not settings.database_url:
+        raise ImproperlyConfigured(
+            f"result_backend is {url!r} and names no database; write {url}+sqlite:///results.db, "
+            f"{url}+postgresql://user:password@host/database, or set database_url"
+        )
+    return settings.database_url
+
+
+def _names(settings: DatabaseSettings) -> Names:
+    names, schemas = settings.database_table_names or {}, settings.database_table_schemas or {}
+    return Names(
+        task=names.get("task") or TASK_TABLE,
+        group=names.get("group") or GROUP_TABLE,
+        task_schema=schemas.get("task"),
+        group_schema=schemas.get("group"),
+    )
+
+
+def _callback(given: Callable[..., Any] | str | None) -> Callable[..., Any] | None:
+    if not isinstance(given, str):
+        return given
+    module, _, name = given.replace(":", ".").rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ImproperlyConfigured(
+            f"setting 'database_engine_callback': {given!r} cannot be imported: {error}"
+        ) from error
+    if not callable(found):
+        raise ImproperlyConfigured(f"setting 'database_engine_callback': {given!r} is not callable")
+    return found  # type: ignore[no-any-return]
+
+
+def _moment(value: Any) -> Any:
+    from datetime import datetime
+
+    return datetime.fromisoformat(value) if isinstance(value, str) else value
+
+
+def _chunks(task_ids: Iterable[str]) -> Iterator[list[str]]:
+    ids = list(dict.fromkeys(task_ids))
+    for start in range(0, len(ids), CHUNK):
+        yield ids[start : start + CHUNK]

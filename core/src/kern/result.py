@@ -539,12 +539,12 @@ class AsyncResult(ResultBase, Generic[R]):
         if not text or not self.backend.remote_tracebacks:
             return None
         try:
-            from tblib import Traceback, TracebackParseError  # type: ignore[import-not-found,unused-ignore]
+            tblib = importlib.import_module("tblib")
         except ImportError:
             raise ImproperlyConfigured("'task_remote_tracebacks' needs tblib: pip install tblib") from None
         try:
-            return cast("TracebackType", Traceback.from_string(text, strict=False).as_traceback())
-        except TracebackParseError:
+            return cast("TracebackType", tblib.Traceback.from_string(text, strict=False).as_traceback())
+        except tblib.TracebackParseError:
             return None
 
     # -- being told ----------------------------------------------------------------------------------------------------

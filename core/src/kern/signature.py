@@ -434,15 +434,14 @@ class Signature(dict[str, Any], Generic[R]):
         :raises CapabilityMissing: no installed plugin composes; says which one to install.
         """
         if not isinstance(other, Signature):
-            return NotImplemented
+            raise _not_composed(other)
         owner = self._app or (self._type and self._type.app) or other.app
         return owner.compose(self, other)
 
     __ior__ = __or__
 
     def __ror__(self, other: Any) -> Any:
-        # Otherwise ``{} | signature`` would be the union of two dicts.
-        raise TypeError(f"a signature cannot follow {saferepr(other, 100)}, which is not a signature")
+        raise _not_composed(other)
 
     # -- stamps --------------------------------------------------------------------------------------------------------
 
@@ -481,10 +480,10 @@ class Signature(dict[str, Any], Generic[R]):
         positions, names = self._sensitive()
         # Arguments of a call that may still be completed move to the right, so that any may end in a later place.
         shown = [
-            MASK if any(at == place if self.immutable else at >= place for at in positions) else saferepr(value)
+            repr(MASK) if any(at == place if self.immutable else at >= place for at in positions) else saferepr(value)
             for place, value in enumerate(args)
         ]
-        shown += [f"{name}={MASK if name in names else saferepr(value)}" for name, value in kwargs.items()]
+        shown += [f"{name}={saferepr(MASK if name in names else value)}" for name, value in kwargs.items()]
         return f"{self.task}({', '.join(shown)})"
 
     def _sensitive(self) -> tuple[list[float], frozenset[str]]:
@@ -539,6 +538,11 @@ def _listed(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple | set | frozenset | Iterator) else [value]
+
+
+def _not_composed(other: Any) -> TypeError:
+    # Never NotImplemented: Python would then make the union of two dicts.
+    return TypeError(f"a signature is composed with signatures alone, not with {saferepr(other, 100)}")
 
 
 def _signature_like(value: Any, what: str) -> Any:

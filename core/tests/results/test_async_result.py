@@ -262,7 +262,7 @@ def test_maybe_throw_gives_the_value_and_calls_back(app: Kern, worker: Any) -> N
 def test_a_call_that_failed_without_an_exception_still_raises(app: Kern, worker: Any) -> None:
     worker.write_many([("failed", states.FAILURE, None), ("revoked", states.REVOKED, "what is no exception")])
     for task_id in ("failed", "revoked"):
-        with pytest.raises(Exception, match="not stored|what is no exception"):
+        with pytest.raises(Exception, match=r"not stored|what is no exception"):
             app.AsyncResult(task_id).get(timeout=5)
 
 

@@ -341,7 +341,7 @@ def test_without_a_store_nothing_is_stored_and_nothing_can_be_read(make_app: Any
     assert backend.store_result("t", 5, states.SUCCESS) == 5
     assert backend.cleanup() == 0
     assert backend.as_uri() == "disabled://"
-    assert not (backend.supports_native_join or backend.is_async or backend.supports_autoexpire)
+    assert not any((backend.supports_native_join, backend.is_async, backend.supports_autoexpire))
     result = app.AsyncResult("t")
     for ask in (
         lambda: result.state,
@@ -494,7 +494,7 @@ def test_pauses_grow_to_a_limit() -> None:
     patience = Patience(retries=math.inf, base_ms=10, longest_ms=1000)
     pauses = [[patience.pause(attempt) for _ in range(200)] for attempt in (1, 3, 1000)]
     for values, ceiling in zip(pauses, (0.02, 0.08, 1.0), strict=True):
-        assert 0 <= min(values)
+        assert min(values) >= 0
         assert ceiling / 2 < max(values) <= ceiling
 
 
@@ -505,7 +505,12 @@ def test_pauses_grow_to_a_limit() -> None:
 def mute(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A server that takes commands and answers none, until the test is over."""
     released = threading.Event()
-    monkeypatch.setattr(MemoryResultStore, "read", lambda self, task_ids: {} if released.wait(30) else {})
+
+    def nothing(self: MemoryResultStore, task_ids: Any) -> dict[str, Document]:
+        released.wait(30)
+        return {}
+
+    monkeypatch.setattr(MemoryResultStore, "read", nothing)
     yield
     released.set()
 

@@ -258,7 +258,7 @@ def test_join_raises_the_first_failure_in_order(three: ResultSet[Any], worker: A
 
 
 def test_join_times_out_in_its_own_words(three: ResultSet[Any]) -> None:
-    with pytest.raises(TimeoutError, match="^join operation timed out$"):
+    with pytest.raises(TimeoutError, match=r"^join operation timed out$"):
         three.join(timeout=0.1)
 
 

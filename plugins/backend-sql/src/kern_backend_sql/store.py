@@ -63,6 +63,8 @@ ATTEMPTS = 5
 ASKING = (0.002, 0.05)
 #: Seconds between two questions where it can, for what is written by a Celery, which does not.
 ASK_ANYWAY = 0.5
+#: Seconds before now from which on a sweep looks.
+_LONG_AGO = 50 * 365 * 86400.0
 
 
 def backend_error(error: SqlError) -> KernError:
@@ -338,13 +340,13 @@ class SqlResultStore(BlockingResultStore):
             oldest = self._moment(-self._expires)
             while ids := [number for (number,) in connection.rows(statements.old_plain, (oldest, SWEEP))]:
                 count += self._delete(connection, statements, ids)
-            after = 0
-            while rows := connection.rows(statements.old_telling, (oldest, after, SWEEP)):
-                after = rows[-1][0]
+            # Those that say themselves how long they live, which may be longer than what this store writes.
+            last, number = self._moment(-_LONG_AGO), 0
+            while rows := connection.rows(statements.old_telling, (oldest, last, last, number, SWEEP)):
+                number, last = rows[-1][:2]
                 moment = now()
-                # These say themselves how long they live, which may be longer than what this store writes.
-                kept = [(row[0], self._rows.kept(statements.layout.columns, row[1:])) for row in rows]
-                count += self._delete(connection, statements, [number for number, row in kept if row.expired(moment)])
+                kept = [(row[0], self._rows.kept(statements.layout.columns, row[2:])) for row in rows]
+                count += self._delete(connection, statements, [each for each, row in kept if row.expired(moment)])
             count += self._transaction(connection, lambda: connection.run(statements.sweep_groups, (oldest,)))
         return count
 

@@ -49,7 +49,8 @@ class Statements:
         told = "stamps IS NOT NULL" if "stamps" in layout.columns else "1 = 0"
         self.old_plain = sql(f"SELECT id FROM {task} WHERE date_done < ? AND NOT ({told}) LIMIT ?")
         self.old_telling = sql(
-            f"SELECT id, {columns} FROM {task} WHERE date_done < ? AND {told} AND id > ? ORDER BY id LIMIT ?"
+            f"SELECT id, date_done, {columns} FROM {task} WHERE date_done < ? AND date_done >= ? "
+            f"AND (date_done > ? OR id > ?) AND {told} ORDER BY date_done, id LIMIT ?"
         )
         self.delete = sql(f"DELETE FROM {task} WHERE id {{in}}")
         group = layout.group

@@ -11,7 +11,7 @@ import attrs
 from kern.delivery import Delivery
 from kern.errors import DecodeError, PublishRefused
 from kern.message import Message, Publication
-from kern_broker_sql.tables import DELAYED, READY
+from kern_broker_sql.tables import DELAYED, LEASED, READY
 from kern_sql_engine import Dialect, Statements, envelope
 from kern_sql_engine.schema import NAME_LENGTH
 
@@ -78,11 +78,20 @@ class Messages:
         self._peek = sql(
             f"SELECT raw FROM kern_message WHERE queue = ? AND {ready} ORDER BY nice, ready_at, id LIMIT ?"
         )
-        self._purge = sql(f"DELETE FROM kern_message WHERE queue = ? AND state IN ({READY}, {DELAYED})")
+        # One statement a state: each has an index of its own.
+        self._purge = [
+            sql(f"DELETE FROM kern_message WHERE queue = ? AND state = {state}") for state in (READY, DELAYED)
+        ]
         self._delete = sql(f"DELETE FROM kern_message WHERE task_id {{in}} AND state IN ({READY}, {DELAYED})")
-        self._depth = sql(
-            f"SELECT queue, state, COUNT(*), SUM(CASE WHEN state = {DELAYED} AND due <= {{now}} THEN 1 ELSE 0 END) "
-            "FROM kern_message WHERE queue {in} GROUP BY queue, state"
+        self._count = {
+            state: sql(
+                f"SELECT queue, COUNT(*) FROM kern_message WHERE state = {state} AND queue {{in}} GROUP BY queue"
+            )
+            for state in (READY, LEASED, DELAYED)
+        }
+        self._count_due = sql(
+            f"SELECT queue, COUNT(*) FROM kern_message WHERE state = {DELAYED} AND queue {{in}} AND due <= {{now}} "
+            "GROUP BY queue"
         )
         self._where = sql(
             f"SELECT task_id, CASE WHEN {ready} THEN {READY} ELSE state END FROM kern_message WHERE task_id {{in}}"
@@ -105,17 +114,24 @@ class Messages:
         return found
 
     def purge(self, statements: Statements, queue: str) -> int:
-        return statements.run(self._purge, (queue,))
+        return sum(statements.run(sql, (queue,)) for sql in self._purge)
 
     def delete(self, statements: Statements, task_ids: Sequence[str]) -> int:
         return statements.run(self._delete, (self._values(task_ids),)) if task_ids else 0
 
     def depth(self, statements: Statements, queues: Sequence[str]) -> dict[tuple[str, int], int]:
         """Counts by queue and state; what has become due counts as ready."""
-        counts: dict[tuple[str, int], int] = {}
-        for queue, state, count, due in statements.rows(self._depth, (self._values(queues),)):
-            counts[queue, state] = counts.get((queue, state), 0) + int(count) - int(due)
-            counts[queue, READY] = counts.get((queue, READY), 0) + int(due)
+        values = (self._values(queues),)
+        counts = {
+            (str(queue), state): int(count)
+            for state, sql in self._count.items()
+            for queue, count in statements.rows(sql, values)
+        }
+        for queue, due in statements.rows(self._count_due, values):
+            # What has become due since the first count is counted there.
+            moved = min(int(due), counts.get((queue, DELAYED), 0))
+            counts[queue, DELAYED] = counts.get((queue, DELAYED), 0) - moved
+            counts[queue, READY] = counts.get((queue, READY), 0) + moved
         return counts
 
     def where(self, statements: Statements, task_ids: Sequence[str]) -> list[tuple[str, int]]:

@@ -9,6 +9,7 @@ from kern.errors import InvalidSetting
 from kern.message import Publication
 from kern.queues import Binding, QueueSpec, queues_for
 from kern_broker_sql.messages import fits
+from kern_broker_sql.tables import DELAYED, READY
 from kern_sql_engine import Dialect, Statements
 from kern_sql_engine.schema import NAME_LENGTH
 
@@ -46,7 +47,9 @@ class Routing:
         )
         self._forget_queues = sql("DELETE FROM kern_queue WHERE name {in}")
         self._forget_bindings = sql("DELETE FROM kern_binding WHERE queue {in}")
-        self._forget_messages = sql("DELETE FROM kern_message WHERE queue {in} AND state <> 1")
+        self._forget_messages = [
+            sql(f"DELETE FROM kern_message WHERE queue {{in}} AND state = {state}") for state in (READY, DELAYED)
+        ]
 
     def declare(self, statements: Statements, queues: Sequence[QueueSpec]) -> list[str]:
         """Write down queues and bindings; the names of those that vanish without a consumer.
@@ -107,7 +110,8 @@ class Routing:
         if names:
             values = (self._values(names),)
             statements.run(self._forget_bindings, values)
-            statements.run(self._forget_messages, values)
+            for sql in self._forget_messages:
+                statements.run(sql, values)
             statements.run(self._forget_queues, values)
 
 

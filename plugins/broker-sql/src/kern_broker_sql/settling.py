@@ -146,9 +146,11 @@ class Settling:
         mine: list[Item] = []
         answers: dict[int, SettleStatus] = {}
         positions: list[int] = []
+        ended: set[str] = set()
         for position, item in enumerate(items):
             # The first settlement of a receipt in a batch ends its lease.
-            if item.receipt in held and all(items[earlier].receipt != item.receipt for earlier in positions):
+            if item.receipt in held and item.receipt not in ended:
+                ended.add(item.receipt)
                 mine.append(item)
                 positions.append(position)
             else:

@@ -302,6 +302,45 @@ class MysqlConnection(_ServerConnection):
         # PyMySQL's own state is None where the connection broke in the middle of a statement.
         self.errors = (pymysql.MySQLError, UnicodeEncodeError, OSError, AttributeError)
 
+    def many(self, sql: str, parameters: Sequence[Sequence[Any]]) -> None:
+        head, values, rest = sql.partition(" VALUES ")
+        if not values or not parameters:
+            super().many(sql, parameters)
+            return
+        # PyMySQL makes one statement of several rows only where each value is a parameter.
+        end = _closing(rest)
+        row, tail = rest[:end], rest[end:]
+        limit = (self.largest or _LARGEST) // 2
+        try:
+            with self.raw.cursor() as cursor:
+                chunk: list[str] = []
+                size = 0
+                for each in parameters:
+                    written = cursor.mogrify(row, each)
+                    if chunk and size + len(written) > limit:
+                        cursor.execute(f"{head} VALUES {','.join(chunk)}{tail}")
+                        chunk, size = [], 0
+                    chunk.append(written)
+                    # A character has up to four bytes.
+                    size += len(written) if written.isascii() else 4 * len(written)
+                cursor.execute(f"{head} VALUES {','.join(chunk)}{tail}")
+        except self.errors as error:
+            raise self.failed(error) from error
+
+
+#: Bytes of a statement that every server takes.
+_LARGEST = 1_000_000
+
+
+def _closing(text: str) -> int:
+    """Where the bracket that opens *text* has been closed."""
+    depth = 0
+    for position, character in enumerate(text):
+        depth += {"(": 1, ")": -1}.get(character, 0)
+        if depth == 0:
+            return position + 1
+    raise ValueError(f"no closing bracket in {text!r}")
+
 
 class CallersConnection(Statements):
     """A connection of the caller's, inside the transaction that is open on it: nothing is begun, committed or closed.

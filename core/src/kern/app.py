@@ -21,6 +21,7 @@ from kern.contracts.blocking import threaded, threaded_store
 from kern.contracts.result_store import DocumentForm, ResultStore
 from kern.contracts.transport import Transport, TransportCapability, Whereabouts
 from kern.errors import CapabilityMissing, ImproperlyConfigured, PublishRefused, PublishUnknown, Retry
+from kern.masking import mask_url
 from kern.message import Message, Publication
 from kern.outcome import Document, Outcome, Release
 from kern.plugins import Plugins, Selection
@@ -1012,7 +1013,9 @@ def _scheme(url: str) -> str:
     """
     scheme, separator, _rest = url.partition("://")
     if not separator and ("/" in url or not url.replace("-", "").replace("_", "").isalnum()):
-        raise ImproperlyConfigured(f"not a URL: {url!r}; expected scheme://…")
+        # Without a scheme it may still hold a password.
+        shown = mask_url(f"x://{url}").removeprefix("x://")
+        raise ImproperlyConfigured(f"not a URL: {shown!r}; expected scheme://…")
     return scheme.lower()
 
 

@@ -1,4 +1,4 @@
-"""A clock that only moves when it is told to."""
+"""Clocks that tests move."""
 
 from __future__ import annotations
 
@@ -14,18 +14,23 @@ class VirtualClock:
     """Time as data: ``clock()`` and ``clock.now()`` are seconds since the epoch, ``advance`` moves it.
 
     :param start: seconds since the epoch; ``None``: what the machine's clock says now.
+    :param flowing: time also passes by itself, as on the wall; else it stands until it is moved.
     """
 
-    def __init__(self, start: float | None = None) -> None:
+    def __init__(self, start: float | None = None, flowing: bool = False) -> None:
         self._now = time.time() if start is None else start
+        self._flowing_since = time.monotonic() if flowing else None
         self._lock = threading.Lock()
         self._listeners: list[Callable[[], None]] = []
 
     def __call__(self) -> float:
-        return self._now
+        return self.now()
 
     def now(self) -> float:
-        return self._now
+        """Seconds since the epoch."""
+        if self._flowing_since is None:
+            return self._now
+        return self._now + (time.monotonic() - self._flowing_since)
 
     def advance(self, seconds: float) -> float:
         """Move on by *seconds*; the new time.
@@ -36,14 +41,14 @@ class VirtualClock:
             raise ValueError(f"a clock does not go back (by {-seconds:g} s)")
         with self._lock:
             self._now += seconds
-            now, listeners = self._now, list(self._listeners)
+            listeners = list(self._listeners)
         for listener in listeners:
             listener()
-        return now
+        return self.now()
 
     def advance_to(self, instant: float) -> float:
         """Move on to *instant* (seconds since the epoch); nothing happens if it has passed."""
-        return self.advance(max(0.0, instant - self._now))
+        return self.advance(max(0.0, instant - self.now()))
 
     def pause(self) -> None:
         """What a test calls while it waits: time passes, and other threads get their turn."""

@@ -8,8 +8,19 @@
 ``redis_server``       a :class:`~kern_testing.servers.Redis`
 ``redis_url``          emptied before the test
 ``sqlite_url``         a file that does not exist yet
-``clock``              a :class:`~kern_testing.clock.VirtualClock`
+``clock``              a :class:`~kern_testing.clock.VirtualClock` that stands still
+``kern_clock``         what time it is for ``kern_app``: it flows, and ``advance`` moves it
+``kern_config``        settings of ``kern_app``; override it
+``kern_app``           an application on ``memory://``; override it with your own (see below)
+``kern_worker``        a worker of ``kern_app`` in a thread, until the test ends
 =====================  =======================================================================
+
+Your own application, for all tests of a folder, in its ``conftest.py``::
+
+    @pytest.fixture
+    def kern_app(kern_clock):
+        with in_memory(my_project.app, kern_clock) as app:
+            yield app
 
 A server that is not installed skips the test and says what to install. Under xdist each process has its own servers.
 """
@@ -18,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -26,6 +37,9 @@ from kern_testing.clock import VirtualClock
 from kern_testing.servers import MariaDB, MissingServer, PostgreSQL, Redis, Server
 
 if TYPE_CHECKING:
+    from kern.app import Kern
+    from kern_testing.worker import WorkerThread
+
     ServerT = TypeVar("ServerT", bound=Server)
 
 
@@ -97,3 +111,35 @@ def sqlite_url(tmp_path: Path) -> str:
 def clock() -> VirtualClock:
     """A clock that moves when the test says so."""
     return VirtualClock()
+
+
+@pytest.fixture
+def kern_clock() -> VirtualClock:
+    """What time it is for ``kern_app``: it flows, and ``advance`` moves it."""
+    return VirtualClock(flowing=True)
+
+
+@pytest.fixture
+def kern_config() -> dict[str, Any]:
+    """Settings of ``kern_app``, by name."""
+    return {}
+
+
+@pytest.fixture
+def kern_app(kern_config: dict[str, Any], kern_clock: VirtualClock) -> Iterator[Kern]:
+    """An application whose broker and result store are in memory and gone after the test."""
+    from kern.app import Kern
+    from kern_testing.worker import in_memory
+
+    with in_memory(Kern("tests", **kern_config), kern_clock) as app:
+        yield app
+
+
+@pytest.fixture
+def kern_worker(kern_app: Kern) -> Iterator[WorkerThread]:
+    """A worker of ``kern_app`` in a thread; it knows tasks defined before and after it started."""
+    from kern_testing.worker import WorkerThread
+
+    running = WorkerThread(kern_app).start()
+    yield running
+    running.stop()

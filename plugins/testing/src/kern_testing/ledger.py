@@ -27,6 +27,7 @@ residue         what is left in the broker when all is quiet
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -364,6 +365,6 @@ def overlapping(executions: Iterable[Mapping[str, Any]]) -> frozenset[str]:
     found = set()
     for task_id, runs in spans.items():
         runs.sort()
-        if any(later[0] < earlier[1] for earlier, later in zip(runs, runs[1:], strict=False)):
+        if any(later[0] < earlier[1] for earlier, later in itertools.pairwise(runs)):
             found.add(task_id)
     return frozenset(found)

@@ -1,4 +1,4 @@
-"""What ``memory://`` stands for, and crash points where a test asks for them."""
+"""What ``memory://`` and the pool ``inline`` stand for, and crash points where a test asks for them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from kern.contracts.pool import PoolFactory, PoolOptions
 from kern.contracts.result_store import ResultStoreFactory
 from kern.contracts.transport import TransportFactory
 from kern.hookspecs import hookimpl
@@ -33,6 +34,17 @@ def kern_transports() -> Mapping[str, TransportFactory]:
 @hookimpl
 def kern_result_stores() -> Mapping[str, ResultStoreFactory]:
     return {"memory": _result_store}
+
+
+def _inline_pool(app: Any, options: PoolOptions) -> Any:
+    from kern_testing.worker import InlinePool
+
+    return InlinePool(app, options)
+
+
+@hookimpl
+def kern_pools() -> Mapping[str, PoolFactory]:
+    return {"inline": _inline_pool}
 
 
 if os.environ.get("KERN_TEST_CRASH"):

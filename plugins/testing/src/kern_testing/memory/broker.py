@@ -259,7 +259,8 @@ class Broker:
             heapq.heappop(heap)
         return None
 
-    def _next_due(self, queues: Iterable[str]) -> float | None:
+    def next_due(self, queues: Iterable[str]) -> float | None:
+        """Seconds until the next delayed message of these queues is due."""
         soonest: float | None = None
         for queue in queues:
             heap = self._delayed.get(queue)
@@ -307,7 +308,7 @@ class Broker:
             queues.remove(queue)
             if taken[queue] < claim.queues[queue]:
                 queues.append(queue)
-        return Claimed(tuple(deliveries), self._next_due(claim.queues))
+        return Claimed(tuple(deliveries), self.next_due(claim.queues))
 
     def _lease(self, record: Record, owner: str, seconds: float) -> Delivery:
         receipt = uuid.uuid4().hex
@@ -470,6 +471,15 @@ class Broker:
                 found.append(envelope.decode(record.raw))
             except DecodeError:
                 continue
+        return found
+
+    def waiting(self) -> list[tuple[str, Message, float | None]]:
+        """Messages that nobody has claimed, with their queues and due times, in the order they were published."""
+        found: list[tuple[str, Message, float | None]] = []
+        for record in self._records.values():
+            if record.condition in (Condition.READY, Condition.DELAYED):
+                due = record.due if record.condition is Condition.DELAYED else None
+                found.append((record.queue, envelope.decode(record.raw), due))
         return found
 
     def purge(self, queue: str) -> int:

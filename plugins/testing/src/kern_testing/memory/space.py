@@ -29,6 +29,7 @@ class Space:
         self.server = f"memory://{name}"
         self.lock = threading.RLock()
         self._clock: Callable[[], float] = time.time
+        self._virtual: VirtualClock | None = None
         #: What every command fails with while the server "cannot be reached".
         self._outage: str | None = None
         self.broker = Broker(self.now)
@@ -41,9 +42,14 @@ class Space:
         """Seconds since the epoch, as this server counts them."""
         return self._clock()
 
+    @property
+    def clock(self) -> VirtualClock | None:
+        """The clock it was told to go by."""
+        return self._virtual
+
     def use_clock(self, clock: VirtualClock) -> None:
         """Go by *clock* from now on; when it moves, waiting workers look again."""
-        self._clock = clock
+        self._clock = self._virtual = clock
         clock.on_advance(self._moved)
 
     def _moved(self) -> None:

@@ -41,7 +41,7 @@ class Extensions:
             for command in commands:
                 name = str(command.name)
                 if name in found:
-                    homes = " and ".join(_home(each) for each in (found[name], command))
+                    homes = " and ".join(sorted(_home(each) for each in (found[name], command)))
                     raise PluginConflict(f"two plugins have a command {name!r}: {homes}; switch one off")
                 found[name] = command
         return found

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from kern.cli.session import Session
+from kern.errors import nearest
 
 
 def _note(ctx: click.Context, param: click.Parameter, value: Any) -> None:
@@ -119,6 +120,16 @@ class CommandGroup(click.Group):
     """A command with sub-commands, likewise."""
 
     command_class = Command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = str(args[0])
+        if name not in self.commands and not name.startswith("-") and not ctx.resilient_parsing:
+            close = nearest(name, self.commands)
+            hint = f" Did you mean '{close}'?" if close else f" There are: {', '.join(self.commands)}."
+            ctx.fail(f"No such command '{name}'.{hint}")
+        return super().resolve_command(ctx, args)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         Command.format_options(self, ctx, formatter)  # type: ignore[arg-type]

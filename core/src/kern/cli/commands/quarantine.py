@@ -61,7 +61,7 @@ def list_(session: Session, queue: str | None, reason: str | None, limit: int, a
 
 @command.command(name="show", short_help="Show one message and the evidence.")
 @click.argument("key")
-@click.option("--raw", is_flag=True, help="Print the bytes of the message and nothing else.")
+@click.option("--raw", is_flag=True, help="Print the bytes the broker had and nothing else.")
 @json_option
 @pass_session
 def show(session: Session, key: str, raw: bool, as_json: bool) -> None:

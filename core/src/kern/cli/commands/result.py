@@ -12,7 +12,7 @@ from kern.cli.printing import json_option, print_json
 from kern.cli.session import Session, pass_session
 from kern.cli.values import SECONDS
 from kern.errors import TimeoutError as KernTimeoutError
-from kern.states import PROPAGATE_STATES, READY_STATES, SUCCESS
+from kern.states import PROPAGATE_STATES, READY_STATES, SUCCESS, UNKNOWN
 
 if TYPE_CHECKING:
     from kern.result import AsyncResult
@@ -34,6 +34,9 @@ def command(session: Session, task_id: str, timeout: float | None, traceback: bo
         else:
             click.echo(result.traceback or "")
         return
+    with_store(result)
+    if not session.quiet and result.state == UNKNOWN:
+        click.echo(f"Nothing is known of the call {task_id}, neither a message nor a result; waiting.", err=True)
     wait_for(result, timeout, as_json)
 
 

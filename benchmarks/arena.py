@@ -18,7 +18,7 @@ from benchmarks import counter
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Seconds after which a measurement has failed.
-PATIENCE = 300.0
+PATIENCE = 120.0
 
 
 class Arena:
@@ -28,10 +28,14 @@ class Arena:
     :param python: the interpreter of its environment.
     :param broker: URL of its broker.
     :param backend: URL of its result store.
+    :param scale: share of the full amount of work it is given.
     """
 
-    def __init__(self, contestant: str, python: str, broker: str, backend: str, folder: Path) -> None:
+    def __init__(
+        self, contestant: str, python: str, broker: str, backend: str, folder: Path, scale: float = 1.0
+    ) -> None:
         self._contestant = contestant
+        self._scale = scale
         self._python = python
         self._folder = folder
         self._environment = {
@@ -39,9 +43,13 @@ class Arena:
             "BENCH_BROKER": broker,
             "BENCH_BACKEND": backend,
             "BENCH_FOLDER": str(folder),
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
             "C_FORCE_ROOT": "1",
         }
+
+    def scaled(self, number: int) -> int:
+        """How much work this contestant is given: one that is slower by orders of magnitude gets less."""
+        return max(20, int(number * self._scale))
 
     def client(self, operation: str, number: int) -> dict[str, Any]:
         """Have a client process do *operation* and report."""
@@ -98,12 +106,12 @@ class Arena:
 
 
 @contextlib.contextmanager
-def arena(contestant: str, python: str, database: str | None) -> Iterator[Arena]:
+def arena(contestant: str, python: str, database: str | None, scale: float = 1.0) -> Iterator[Arena]:
     """An arena over SQLite, or over the empty database at the URL *database*."""
     folder = Path(tempfile.mkdtemp(prefix=f"bench-{contestant}-"))
     try:
         broker, backend = _urls(contestant, database, folder)
-        yield Arena(contestant, python, broker, backend, folder)
+        yield Arena(contestant, python, broker, backend, folder, scale)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from kern.errors import BackendUnavailable, ImproperlyConfigured, TransportError
 from kern_testing import make
 from kern_testing.clock import VirtualClock
+from kern_testing.contracts.connection import StoreConnection
 from kern_testing.contracts.joint import JointSettlementContract
 from kern_testing.contracts.result_store import MakeStore, ResultStoreContract
 from kern_testing.memory import MemoryResultStore, MemoryTransport, forget, space
@@ -19,6 +21,12 @@ def name() -> Iterator[str]:
 
 
 class TestWholeDocuments(ResultStoreContract):
+    cuts = True
+
+    def cut(self, connection: StoreConnection) -> None:
+        driver = connection.port.driver  # type: ignore[attr-defined]
+        driver.space.cut(driver)
+
     @pytest.fixture
     def make_store(self, name: str) -> MakeStore:
         return lambda result_expires=None: MemoryResultStore(f"memory://{name}", result_expires=result_expires)
@@ -45,3 +53,30 @@ class TestJointSettlement(JointSettlementContract):
     @pytest.fixture
     def make_store(self, name: str) -> Callable[[], MemoryResultStore]:
         return lambda: MemoryResultStore(f"memory://{name}")
+
+
+def test_an_outage_is_said_and_ends(name: str) -> None:
+    """While a test has taken the server away, no command pretends; afterwards all is as it was."""
+    store, transport = MemoryResultStore(f"memory://{name}"), MemoryTransport(f"memory://{name}")
+    with space(name).outage("maintenance"):
+        with pytest.raises(BackendUnavailable, match="maintenance"):
+            store.open()
+        with pytest.raises(TransportError, match="maintenance"):
+            transport.publish([])
+    store.open()
+    store.close()
+    assert transport.publish([]) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "complaint"),
+    [
+        ("memory://x?form=square", "'form' is whole or parts"),
+        ("memory://x?forn=parts", "unknown option 'forn' .known: form."),
+        ("redis://x", "is not a memory:// URL"),
+    ],
+)
+def test_a_wrong_url_is_refused(url: str, complaint: str) -> None:
+    """With what is wrong about it."""
+    with pytest.raises(ImproperlyConfigured, match=complaint):
+        MemoryResultStore(url)

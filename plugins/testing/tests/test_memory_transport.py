@@ -13,6 +13,11 @@ from kern_testing.memory import MemoryTransport, forget, space
 
 class MemoryContract(TransportContract):
     injects = True
+    cuts = True
+
+    def cut(self, connection: Connection) -> None:
+        driver = connection.port.driver  # type: ignore[attr-defined]
+        driver.space.cut(driver)
 
     @pytest.fixture
     def name(self) -> Iterator[str]:

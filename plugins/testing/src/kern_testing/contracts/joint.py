@@ -12,7 +12,7 @@ from kern import states
 from kern.contracts.result_store import BlockingResultStore, ResultStore, StoreCapability
 from kern.contracts.transport import BlockingTransport, SettleStatus, Transport
 from kern.outcome import GiveBack
-from kern_testing import make
+from kern_testing import crash, make
 from kern_testing.contracts.connection import Connection, StoreConnection
 from kern_testing.contracts.result_store import body_id, join, parts
 from kern_testing.contracts.suite import Clock, Suite, applies, eventually, missing
@@ -138,6 +138,21 @@ class JointSettlementContract(Suite):
         assert transport.depth(queue).leased == 1
         transport.settle(failing, document=documents[0], plan=store.plan(documents[0]))
         assert store.read_one(failing.task_id) is not None
+
+    def test_a_crash_inside_writes_neither(
+        self, connect: Callable[[], Connection], transport: Connection, store: StoreConnection, queue: str
+    ) -> None:
+        """Who dies before the commit has stored no result, and the message comes back."""
+        (task_id,) = transport.publish(make.publication(queue))
+        dying = connect()
+        (delivery,) = dying.claim_eventually(queue, count=1, lease_seconds=self.short_lease)
+        document = store.document(task_id)
+        with crash.crashing("settling"):
+            with pytest.raises(crash.Crash):
+                dying.try_settle(make.settlement(delivery, document=document, plan=store.plan(document)))
+            dying.stop()
+        assert store.read_one(task_id) is None
+        assert transport.claim_eventually(queue, count=1, recover=True)[0].task_id == task_id
 
     def test_a_final_result_stays_and_the_lease_ends(
         self, transport: Connection, store: StoreConnection, queue: str

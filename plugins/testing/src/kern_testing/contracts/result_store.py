@@ -25,6 +25,7 @@ from kern.contracts.result_store import (
     StoreCapability,
     WriteStatus,
 )
+from kern.errors import BackendUnavailable
 from kern.message import Publication
 from kern.outcome import Document, ExtendedFields, JoinPart
 from kern_testing import make
@@ -54,6 +55,10 @@ class ResultStoreContract(RecordsContract):
     lost_fields: ClassVar[Mapping[str, str]] = {}
     #: Smallest difference between two times the store keeps apart; databases have types of full seconds.
     date_resolution: ClassVar[timedelta] = timedelta(0)
+    #: ``True`` where :meth:`cut` is given.
+    cuts: ClassVar[bool] = False
+    #: ``True`` where the fixtures ``make_unreachable`` and ``make_refused`` are given.
+    refuses: ClassVar[bool] = False
     #: Ids in one watch, and documents in one write; fewer only where a server is slow by nature.
     many: ClassVar[int] = 3000
     #: Seconds after which results expire in the tests about that; whole ones where the server counts in them.
@@ -62,6 +67,20 @@ class ResultStoreContract(RecordsContract):
     @pytest.fixture
     def make_store(self) -> MakeStore:
         missing("make_store", "return lambda result_expires=None: RedisResultStore(redis_url, …)")
+
+    def cut(self, connection: StoreConnection) -> None:
+        """Break the connection to the server under the driver; the server goes on, and can be reached again."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def make_unreachable(self) -> Callable[[], ResultStore | BlockingResultStore]:
+        """Makes a store for a place where no server listens, with the password ``hunter2`` in its URL."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def make_refused(self) -> Callable[[], ResultStore | BlockingResultStore]:
+        """Makes a store that the server refuses for good: the password ``hunter2`` is wrong."""
+        raise NotImplementedError
 
     @pytest.fixture
     def connect(self, make_store: MakeStore, server_clock: Clock) -> Iterator[ConnectStore]:
@@ -130,6 +149,42 @@ class ResultStoreContract(RecordsContract):
         assert (store.port.records() is not None) == declared
         assert self.keeps_records == declared, "'keeps_records' of the suite and the capability say the same"
         assert self.joins == store.has(StoreCapability.JOINS), "'joins' of the suite and the capability say the same"
+
+    @applies(lambda suite: suite.refuses)
+    def test_a_server_that_cannot_be_reached_is_an_error(
+        self, make_unreachable: Callable[[], ResultStore | BlockingResultStore]
+    ) -> None:
+        """The start fails, soon, worth trying again, and says no password."""
+        assert refusal(make_unreachable).retryable, "a server that cannot be reached may be there later"
+
+    @applies(lambda suite: suite.refuses)
+    def test_wrong_credentials_are_an_error(
+        self, make_refused: Callable[[], ResultStore | BlockingResultStore]
+    ) -> None:
+        """The start fails, not worth trying again, and says no password."""
+        assert not refusal(make_refused).retryable, "a wrong password does not become right by waiting"
+
+    @applies(lambda suite: suite.cuts)
+    def test_a_cut_connection_is_rebuilt(self, store: StoreConnection, other: StoreConnection) -> None:
+        """Reading says "unavailable" and never "absent"; watches go on, also for what came meanwhile."""
+        there, meanwhile, later = (other.document() for _ in range(3))
+        other.write(there)
+        store.watch(meanwhile.task_id, later.task_id)
+        self.cut(store)
+        other.write(meanwhile)
+
+        def back() -> bool:
+            try:
+                read = store.read_one(there.task_id)
+            except BackendUnavailable:
+                return False  # the command that noticed
+            assert read is not None, "a result was called absent because the server could not be reached"
+            return True
+
+        eventually(back, "the connection is there again", timeout=60)
+        eventually(lambda: meanwhile.task_id in store.told, "what came meanwhile was reported")
+        other.write(later)
+        eventually(lambda: later.task_id in store.told, "what came later was reported")
 
     # -- documents -----------------------------------------------------------------------------------------------------
 
@@ -295,6 +350,20 @@ class ResultStoreContract(RecordsContract):
             document = store.read_one(task_id)
             assert document is not None
             assert value_of(document) == winner
+
+    def test_of_a_success_and_a_failure_the_success_stays(self, connect: ConnectStore, store: StoreConnection) -> None:
+        """Whoever of two connections is first: a success that was written is what is read."""
+        writers = [connect(), connect()]
+        for _ in range(10):
+            task_id = make.unique("id")
+            documents = [
+                store.document(task_id, value="success"),
+                store.document(task_id, status=states.FAILURE, value={"exc_type": "E"}),
+            ]
+            in_parallel([partial(w.write, document) for w, document in zip(writers, documents, strict=True)])
+            read = store.read_one(task_id)
+            assert read is not None
+            assert read.status == states.SUCCESS
 
     def test_a_plan_says_where_it_belongs(self, store: StoreConnection) -> None:
         """A plan carries the store's server, and nothing to write is no plan."""
@@ -596,6 +665,20 @@ class ResultStoreContract(RecordsContract):
         assert not due()
 
     @has_joins
+    def test_a_sweeper_takes_so_many_at_a_time(self, store: StoreConnection) -> None:
+        """``joins_due`` keeps to its limit, and goes on with the rest once those are closed."""
+        late = [join(deadline=store.clock.now() - 1) for _ in range(5)]
+        for one in late:
+            store.open_join(one)
+        closed: list[str] = []
+        while due := store.joins_due(limit=2):
+            assert len(due) <= 2
+            for state in due:
+                assert store.close_join(state.join.id)
+                closed.append(state.join.id)
+        assert sorted(closed) == sorted(one.id for one in late)
+
+    @has_joins
     def test_closing_a_join_that_goes_on_ends_nothing(self, store: StoreConnection) -> None:
         """Closing evaluates: what is neither complete nor late stays open; what nobody knows is nothing."""
         opened = join()
@@ -667,6 +750,14 @@ class ResultStoreContract(RecordsContract):
                 assert getattr(read, field) == getattr(written, field), f"the field {field!r} has changed"
         if written.extended is not None and "extended" not in self.lost_fields:
             assert read.extended == written.extended
+
+
+def refusal(make_store: Callable[[], ResultStore | BlockingResultStore]) -> BackendUnavailable:
+    """The error with which the start fails."""
+    with pytest.raises(BackendUnavailable) as caught:
+        StoreConnection(make_store()).start()
+    assert "hunter2" not in str(caught.value), "the error shows the password"
+    return caught.value
 
 
 def records_of(connection: StoreConnection) -> Records:

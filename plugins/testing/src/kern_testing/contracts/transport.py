@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, ClassVar
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -24,11 +25,11 @@ from kern.contracts.transport import (
     Whereabouts,
 )
 from kern.delivery import Delivery
-from kern.errors import EncodeError, PublishRefused
+from kern.errors import EncodeError, PublishRefused, TransportError
 from kern.message import Message, Publication
 from kern.outcome import GiveBack, ParkUntil, Quarantine, RetryAt
 from kern.queues import Binding, QueueSpec
-from kern_testing import make
+from kern_testing import crash, make
 from kern_testing.contracts import model
 from kern_testing.contracts.connection import Connection
 from kern_testing.contracts.records import RecordsContract, in_parallel
@@ -63,6 +64,10 @@ class TransportContract(RecordsContract):
     higher_first: ClassVar[bool] = True
     #: ``True`` where :meth:`inject` is given.
     injects: ClassVar[bool] = False
+    #: ``True`` where :meth:`cut` is given.
+    cuts: ClassVar[bool] = False
+    #: ``True`` where the fixtures ``make_unreachable`` and ``make_refused`` are given.
+    refuses: ClassVar[bool] = False
     #: Messages of the large batch; fewer only where a server is slow by nature.
     large_batch: ClassVar[int] = 10_000
     #: Seconds of a lease that is to expire, and of one that is to be held by renewing it.
@@ -78,6 +83,20 @@ class TransportContract(RecordsContract):
 
     def inject(self, connection: Connection, queue: str, raw: bytes) -> None:
         """Put *raw* where the driver keeps messages, past the driver: what a foreign program may do."""
+        raise NotImplementedError
+
+    def cut(self, connection: Connection) -> None:
+        """Break the connection to the server under the driver; the server goes on, and can be reached again."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def make_unreachable(self) -> Callable[[], Transport | BlockingTransport]:
+        """Makes a transport for a place where no server listens, with the password ``hunter2`` in its URL."""
+        raise NotImplementedError
+
+    @pytest.fixture
+    def make_refused(self) -> Callable[[], Transport | BlockingTransport]:
+        """Makes a transport that the server refuses for good: the password ``hunter2`` is wrong."""
         raise NotImplementedError
 
     @pytest.fixture
@@ -174,6 +193,48 @@ class TransportContract(RecordsContract):
         with pytest.raises(Exception, match=r".+"):
             connection.claim(queue)
 
+    @applies(lambda suite: suite.refuses)
+    def test_a_server_that_cannot_be_reached_is_an_error(
+        self, make_unreachable: Callable[[], Transport | BlockingTransport]
+    ) -> None:
+        """The start fails, soon, worth trying again, and says no password."""
+        error = refusal(make_unreachable)
+        assert error.retryable, "a server that cannot be reached may be there later"
+
+    @applies(lambda suite: suite.refuses)
+    def test_wrong_credentials_are_an_error(self, make_refused: Callable[[], Transport | BlockingTransport]) -> None:
+        """The start fails, not worth trying again, and says no password."""
+        error = refusal(make_refused)
+        assert not error.retryable, "a wrong password does not become right by waiting"
+
+    @applies(lambda suite: suite.cuts)
+    def test_a_cut_connection_is_rebuilt(self, transport: Connection, other: Connection, queue: str) -> None:
+        """It says that it is down and up again; leases, subscriptions and commands are as before."""
+        topic = make.unique("topic")
+        if transport.has(TransportCapability.BROADCAST):
+            transport.subscribe(topic)
+        transport.publish(*make.publications(queue, 2))
+        (held,) = transport.claim_eventually(queue, count=1, lease_seconds=1000)
+        self.cut(transport)
+
+        def back() -> bool:
+            try:
+                transport.depth(queue)
+            except TransportError:
+                return False  # the command that noticed
+            return bool(transport.ups)
+
+        eventually(back, "the connection is there again", timeout=60)
+        assert transport.downs, "the loss was not reported"
+        if self.leases_expire:
+            assert transport.renew(held.receipt) == frozenset(), "a lease was lost with the connection"
+            transport.settle(held)
+            transport.settle(transport.claim_one(queue))
+            assert other.held(queue) == 0
+        if transport.has(TransportCapability.BROADCAST):
+            other.broadcast(topic, b"still there?")
+            eventually(lambda: (topic, b"still there?") in transport.broadcasts, "the subscription was restored")
+
     # -- publish and claim ---------------------------------------------------------------------------------------------
 
     def test_a_message_arrives_as_it_was_sent(self, transport: Connection, other: Connection, queue: str) -> None:
@@ -203,6 +264,13 @@ class TransportContract(RecordsContract):
         assert not delivery.suspect
         assert delivery.routing_key == queue
         assert delivery.problem is None
+        if delivery.ready_since is not None:
+            assert abs(delivery.ready_since - server_now(transport)) < 10
+
+    def test_deaths_counted_elsewhere_are_brought_along(self, transport: Connection, queue: str) -> None:
+        """When kern itself moves a message, what was counted against it goes with it."""
+        transport.publish(attrs.evolve(make.publication(queue), attempts=2))
+        assert transport.claim_one(queue).attempts == 2
 
     def test_an_empty_body_and_empty_mappings_arrive(self, transport: Connection, queue: str) -> None:
         """Nothing is made of nothing: ``b""`` is not ``None``, and no header is invented."""
@@ -337,6 +405,14 @@ class TransportContract(RecordsContract):
         claimed = transport.claim_eventually(queue, count=len(senseless))
         assert {delivery.task_id for delivery in claimed} == set(published)
 
+    def test_many_queues_are_served_at_once(self, transport: Connection, other: Connection) -> None:
+        """One claim over sixty queues finds what is in any of them."""
+        queues = [make.unique("queue") for _ in range(60)]
+        transport.declare(*queues)
+        transport.publish(*[make.publication(queue) for queue in queues[::7]])
+        found = other.claim_eventually(*queues, count=len(queues[::7]))
+        assert {delivery.queue for delivery in found} == set(queues[::7])
+
     def test_a_large_batch_is_taken_whole(self, transport: Connection, other: Connection, queue: str) -> None:
         """10,000 messages published at once are confirmed, counted, and each is claimed once and gone when settled."""
         published = transport.publish(*make.publications(queue, self.large_batch))
@@ -349,13 +425,25 @@ class TransportContract(RecordsContract):
         assert seen == Counter(published)
         assert transport.held(queue) == 0
 
+    @pytest.mark.parametrize("by", ["publish", "follow-up", "give back", "retry"])
     def test_a_waiting_worker_is_told_of_new_messages(
-        self, transport: Connection, other: Connection, queue: str
+        self, transport: Connection, other: Connection, queue: str, by: str
     ) -> None:
-        """Who has claimed and got nothing is woken by the next message."""
+        """Who has claimed and got nothing is woken by the next message that becomes ready, however it does."""
+        source = queue if by in ("give back", "retry") else make.unique("queue")
+        transport.declare(source)
+        (task_id,) = transport.publish(make.publication(source))
+        delivery = transport.claim_one(source)
         assert other.claim(queue) == []
         other.forget_events()
-        transport.publish(make.publication(queue))
+        if by == "publish":
+            transport.publish(make.publication(queue))
+        elif by == "follow-up":
+            transport.settle(delivery, follow_ups=[make.publication(queue)])
+        elif by == "give back":
+            transport.settle(delivery, disposition=GiveBack())
+        else:
+            transport.settle(delivery, disposition=RetryAt(make.message(task_id), 0))
         eventually(lambda: other.woken, "the waiting worker was woken", clock=other.clock)
 
     # -- idempotent publishing -----------------------------------------------------------------------------------------
@@ -376,6 +464,17 @@ class TransportContract(RecordsContract):
         transport.settle(delivery, disposition=GiveBack(due=server_now(transport) + 1000))
         other.publish(publication)
         assert transport.held(queue) == 1, "a message that is delayed was published again"
+
+    def test_what_follows_is_sent_once(self, transport: Connection, queue: str) -> None:
+        """A task that ran twice sends what follows twice, under the same id: one message."""
+        if not transport.has(TransportCapability.IDEMPOTENT_PUBLISH):
+            return
+        elsewhere = make.unique("queue")
+        transport.declare(elsewhere)
+        transport.publish(*make.publications(queue, 2))
+        follow_up = make.publication(elsewhere)
+        transport.settle(*transport.claim_eventually(queue, count=2), follow_ups=[follow_up, follow_up])
+        assert transport.held(elsewhere) == 1
 
     def test_one_id_may_be_published_again_when_it_is_gone(self, transport: Connection, queue: str) -> None:
         """A settled call leaves nothing that would swallow the next one of its id."""
@@ -631,6 +730,53 @@ class TransportContract(RecordsContract):
         assert other.held(queue) == 0
         assert other.held(elsewhere) == 1
 
+    def test_a_batch_may_end_in_every_way(self, transport: Connection, other: Connection, queue: str) -> None:
+        """Each item of a batch has its own end."""
+        transport.publish(*make.publications(queue, 6))
+        released, retried, returned, parked, poison, kept = transport.claim_eventually(queue, count=6)
+        assert retried.message is not None
+        far = server_now(transport) + 1000
+        transport.written(
+            transport.try_settle(
+                make.settlement(released),
+                make.settlement(retried, RetryAt(retried.message, far)),
+                make.settlement(returned, GiveBack()),
+                make.settlement(parked, ParkUntil(far)),
+                make.settlement(poison, Quarantine("bad")),
+            )
+        )
+        depth = other.depth(queue)
+        assert (depth.ready, depth.leased, depth.delayed, depth.quarantined) == (1, 1, 2, 1)
+        assert other.claim_one(queue).task_id == returned.task_id
+        assert transport.renew(kept.receipt) == frozenset()
+
+    @pytest.mark.parametrize("seam", ["settling", "parking"])
+    def test_a_crash_inside_a_settlement_leaves_nothing_half_done(
+        self, connect: Connect, transport: Connection, queue: str, seam: str
+    ) -> None:
+        """The seam lies before the commit: who dies there has written nothing, and the lease is as it was."""
+        elsewhere = make.unique("queue")
+        transport.declare(elsewhere)
+        (task_id,) = transport.publish(make.publication(queue))
+        dying = connect()
+        (delivery,) = dying.claim_eventually(queue, count=1, lease_seconds=self.short_lease)
+        follow_up = make.publication(elsewhere)
+        parking = ParkUntil(server_now(transport) + 1000)
+
+        def end() -> object:
+            if seam == "settling":
+                return dying.try_settle(make.settlement(delivery, follow_ups=[follow_up]))
+            return dying.try_park(delivery, until=parking)
+
+        with crash.crashing(seam):
+            with pytest.raises(crash.Crash):
+                end()
+            dying.stop()
+        assert transport.held(elsewhere) == 0
+        (again,) = transport.claim_eventually(queue, count=1, recover=True)
+        assert again.task_id == task_id
+        assert transport.held(queue) == 1
+
     # -- retry, give back, park ----------------------------------------------------------------------------------------
 
     def test_a_retry_takes_the_place_of_its_message(self, transport: Connection, other: Connection, queue: str) -> None:
@@ -752,6 +898,24 @@ class TransportContract(RecordsContract):
         first = transport.claim_one(queue).parked_since
         assert first is not None
         assert before - 2 <= first <= server_now(transport) + 2
+
+    def test_a_priority_outlives_its_detours(self, transport: Connection, queue: str) -> None:
+        """Given back, parked, retried or replayed, an urgent message is urgent."""
+        if not transport.has(TransportCapability.PRIORITIES):
+            return
+        urgent, idle = (9, 0) if self.higher_first else (0, 9)
+        transport.publish(*make.publications(queue, 4, priority=urgent))
+        returned, parked, retried, poison = transport.claim_eventually(queue, count=4)
+        transport.publish(*make.publications(queue, 3, priority=idle))
+        assert retried.message is not None
+        transport.settle(returned, disposition=GiveBack())
+        transport.park(parked, until=ParkUntil(server_now(transport) + 0.01))
+        transport.settle(retried, disposition=RetryAt(retried.message, 0))
+        transport.settle(poison, disposition=Quarantine("bad"))
+        transport.replay(*(entry.key for entry in transport.quarantined(queue)))
+        eventually(lambda: transport.depth(queue).ready == 7, "all are ready", clock=transport.clock)
+        first = {delivery.task_id for delivery in transport.claim(queue, limit=4)}
+        assert first == {delivery.task_id for delivery in (returned, parked, retried, poison)}
 
     # -- delay ---------------------------------------------------------------------------------------------------------
 
@@ -1211,6 +1375,14 @@ def assert_same(received: Message | None, sent: Message) -> None:
     for name in set(sent.properties) - own:
         assert name in received.properties, f"the property {name!r} got lost"
         assert received.properties[name] == sent.properties[name], f"the property {name!r} has changed"
+
+
+def refusal(make_transport: Callable[[], Transport | BlockingTransport]) -> TransportError:
+    """The error with which the start fails."""
+    with pytest.raises(TransportError) as caught:
+        Connection(make_transport()).start()
+    assert "hunter2" not in str(caught.value), "the error shows the password"
+    return caught.value
 
 
 def start_and_stop(make_transport: Callable[[], Transport | BlockingTransport]) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, urlsplit
 
-from kern.errors import BackendUnavailable, ImproperlyConfigured, TransportError
+from kern.errors import ImproperlyConfigured
 from kern_testing.memory.broker import Broker
 from kern_testing.memory.records import MemoryRecords
 from kern_testing.memory.results import Results
@@ -32,6 +32,8 @@ class Space:
         self._virtual: VirtualClock | None = None
         #: What every command fails with while the server "cannot be reached".
         self._outage: str | None = None
+        #: Connections that are broken.
+        self._cut: set[int] = set()
         self.broker = Broker(self.now)
         self.results = Results(self.now)
         #: What hears each broadcast, by connection.
@@ -58,6 +60,15 @@ class Space:
         if woken:
             self.broker.wake(woken)
 
+    def cut(self, driver: object) -> None:
+        """Break one connection; the next thing its driver does fails, and opening it again helps."""
+        self._cut.add(id(driver))
+        self.broker.wake(frozenset())
+
+    def mend(self, driver: object) -> None:
+        """What opening a connection does."""
+        self._cut.discard(id(driver))
+
     @contextmanager
     def outage(self, why: str = "the server was taken away by a test") -> Iterator[None]:
         """Every command fails meanwhile, also those of connections that are open."""
@@ -67,19 +78,13 @@ class Space:
         finally:
             self._outage = None
 
-    def reach(self) -> None:
-        """
-        :raises TransportError: there is an outage.
-        """
+    def problem(self, driver: object) -> str | None:
+        """Why *driver* cannot reach this server; ``None``: it can."""
         if self._outage is not None:
-            raise TransportError(f"cannot reach {self.server}: {self._outage}")
-
-    def reach_results(self) -> None:
-        """
-        :raises BackendUnavailable: there is an outage.
-        """
-        if self._outage is not None:
-            raise BackendUnavailable(f"cannot reach {self.server}: {self._outage}")
+            return f"cannot reach {self.server}: {self._outage}"
+        if id(driver) in self._cut:
+            return f"the connection to {self.server} was cut by a test"
+        return None
 
 
 def space(name: str = "") -> Space:

@@ -20,7 +20,7 @@ from kern.contracts.result_store import (
     WriteStatus,
     Written,
 )
-from kern.errors import ImproperlyConfigured
+from kern.errors import BackendUnavailable, ImproperlyConfigured
 from kern.message import Publication
 from kern.outcome import Document, JoinPart
 from kern_testing.memory.bell import Bell
@@ -61,7 +61,8 @@ class MemoryResultStore(BlockingResultStore):
         self._bell: Bell[Document] | None = None
 
     def open(self) -> None:
-        self.space.reach_results()
+        self.space.mend(self)
+        self._reach()
         self.close()
         bell: Bell[Document] = Bell()
         self._bell = bell
@@ -80,11 +81,18 @@ class MemoryResultStore(BlockingResultStore):
         if bell is not None:
             bell.close()
 
+    def _reach(self) -> None:
+        """
+        :raises BackendUnavailable: a test has taken the server or this connection away.
+        """
+        if (problem := self.space.problem(self)) is not None:
+            raise BackendUnavailable(problem)
+
     def wake_fd(self) -> int | None:
         return self._bell.descriptor if self._bell is not None else None
 
     def collect(self, watched: Collection[str]) -> Iterable[Document]:
-        self.space.reach_results()
+        self._reach()
         news = self._bell.drain() if self._bell is not None else []
         return [document for document in news if document.task_id in watched]
 
@@ -95,7 +103,7 @@ class MemoryResultStore(BlockingResultStore):
         ]
 
     def write(self, plans: Sequence[Plan]) -> list[Written]:
-        self.space.reach_results()
+        self._reach()
         answers = []
         for plan in plans:
             with self.space.lock:
@@ -106,48 +114,48 @@ class MemoryResultStore(BlockingResultStore):
         return answers
 
     def read(self, task_ids: Sequence[str]) -> dict[str, Document]:
-        self.space.reach_results()
+        self._reach()
         with self.space.lock:
             found = ((task_id, self.space.results.read(task_id)) for task_id in task_ids)
             return {task_id: document for task_id, document in found if document is not None}
 
     def forget(self, task_ids: Sequence[str]) -> int:
-        self.space.reach_results()
+        self._reach()
         with self.space.lock:
             return sum(self.space.results.forget(task_id) for task_id in task_ids)
 
     def save_group(self, group: GroupDocument) -> None:
-        self.space.reach_results()
+        self._reach()
         with self.space.lock:
             self.space.results.save_group(group, self._expires)
 
     def read_group(self, group_id: str) -> GroupDocument | None:
-        self.space.reach_results()
+        self._reach()
         with self.space.lock:
             return self.space.results.read_group(group_id)
 
     def delete_group(self, group_id: str) -> None:
-        self.space.reach_results()
+        self._reach()
         with self.space.lock:
             self.space.results.delete_group(group_id)
 
     def sweep(self) -> int:
-        self.space.reach_results()
+        self._reach()
         with self.space.lock:
             return self.space.results.sweep()
 
     def open_join(self, join: Join) -> None:
-        self.space.reach_results()
+        self._reach()
         with self.space.lock:
             self.space.results.open_join(join, self._expires)
 
     def joins_due(self, limit: int = 100) -> list[JoinState]:
-        self.space.reach_results()
+        self._reach()
         with self.space.lock:
             return self.space.results.joins_due(limit)
 
     def close_join(self, join_id: str) -> tuple[Publication, ...]:
-        self.space.reach_results()
+        self._reach()
         with self.space.lock:
             return self.space.results.close_join(join_id)
 

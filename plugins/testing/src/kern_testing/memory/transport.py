@@ -54,7 +54,8 @@ class MemoryTransport(BlockingTransport):
     # -- life
 
     def open(self, owner: Owner, topics: Sequence[str], queues: Sequence[str]) -> None:
-        self.space.reach()
+        self.space.mend(self)
+        self._reach()
         self.close()
         self._owner, self._topics = owner, frozenset(topics)
         bell: Bell[TransportEvent] = Bell()
@@ -72,11 +73,18 @@ class MemoryTransport(BlockingTransport):
         if bell is not None:
             bell.close()
 
+    def _reach(self) -> None:
+        """
+        :raises TransportError: a test has taken the server or this connection away.
+        """
+        if (problem := self.space.problem(self)) is not None:
+            raise TransportError(problem)
+
     def wake_fd(self) -> int | None:
         return self._bell.descriptor if self._bell is not None else None
 
     def collect(self) -> Iterable[TransportEvent]:
-        self.space.reach()
+        self._reach()
         return self._bell.drain() if self._bell is not None else ()
 
     def _hear(self, topic: str, payload: bytes) -> None:
@@ -86,12 +94,12 @@ class MemoryTransport(BlockingTransport):
     # -- producing
 
     def declare(self, queues: Sequence[QueueSpec]) -> None:
-        self.space.reach()
+        self._reach()
         with self.space.lock:
             self.space.broker.declare(queues)
 
     def publish(self, batch: Sequence[Publication]) -> list[Exception | None]:
-        self.space.reach()
+        self._reach()
         answers: list[Exception | None] = []
         woken: set[str] = set()
         with self.space.lock:
@@ -109,16 +117,16 @@ class MemoryTransport(BlockingTransport):
     # -- consuming
 
     def claim(self, claim: Claim) -> Claimed:
-        self.space.reach()
+        self._reach()
         with self.space.lock:
             return self.space.broker.claim(claim, self._owner.id)
 
     def settle(self, batch: Sequence[Settlement]) -> list[Settled]:
-        self.space.reach()
+        self._reach()
         return self._each(batch, lambda item: item.outcome.receipt, self._settle)
 
     def park(self, batch: Sequence[Parking]) -> list[Settled]:
-        self.space.reach()
+        self._reach()
         return self._each(batch, lambda item: item.receipt, self._park)
 
     def _each(
@@ -185,18 +193,18 @@ class MemoryTransport(BlockingTransport):
         return SettleStatus.DONE
 
     def renew(self, receipts: Sequence[str], lease_seconds: float) -> frozenset[str]:
-        self.space.reach()
+        self._reach()
         with self.space.lock:
             self.space.broker.beat(self._owner.id)
             return self.space.broker.renew(receipts, lease_seconds)
 
     def mark_started(self, receipts: Sequence[str]) -> None:
-        self.space.reach()
+        self._reach()
         with self.space.lock:
             self.space.broker.mark_started(receipts)
 
     def recover(self, everything: bool = False) -> int:
-        self.space.reach()
+        self._reach()
         with self.space.lock:
             count, queues = self.space.broker.recover(everything)
         if queues:
@@ -206,22 +214,22 @@ class MemoryTransport(BlockingTransport):
     # -- broadcast
 
     def broadcast(self, topic: str, payload: bytes) -> None:
-        self.space.reach()
+        self._reach()
         with self.space.lock:
             for hear in list(self.space.subscribers.values()):
                 hear(topic, payload)
 
     def subscribe(self, topics: Sequence[str]) -> None:
-        self.space.reach()
+        self._reach()
         self._topics = frozenset(topics)
 
     def presence(self) -> list[Presence]:
-        self.space.reach()
+        self._reach()
         with self.space.lock:
             return self.space.broker.presences()
 
     def announce(self, queues: Sequence[str], facts: Mapping[str, Any]) -> None:
-        self.space.reach()
+        self._reach()
         owner = self._owner
         with self.space.lock:
             self.space.broker.present[owner.id] = Presence(
@@ -231,44 +239,44 @@ class MemoryTransport(BlockingTransport):
     # -- looking and operating
 
     def queues(self) -> list[str]:
-        self.space.reach()
+        self._reach()
         with self.space.lock:
             return self.space.broker.queues()
 
     def depth(self, queues: Sequence[str]) -> list[QueueDepth]:
-        self.space.reach()
+        self._reach()
         with self.space.lock:
             return [self.space.broker.depth(queue) for queue in queues]
 
     def peek(self, queue: str, limit: int = 10) -> list[Message]:
-        self.space.reach()
+        self._reach()
         with self.space.lock:
             return self.space.broker.peek(queue, limit)
 
     def purge(self, queue: str) -> int:
-        self.space.reach()
+        self._reach()
         with self.space.lock:
             return self.space.broker.purge(queue)
 
     def delete(self, task_ids: Sequence[str]) -> int:
-        self.space.reach()
+        self._reach()
         with self.space.lock:
             return self.space.broker.delete(task_ids)
 
     def locate(self, task_ids: Sequence[str]) -> dict[str, Whereabouts]:
-        self.space.reach()
+        self._reach()
         with self.space.lock:
             return {task_id: self.space.broker.locate(task_id) for task_id in task_ids}
 
     # -- quarantine
 
     def quarantined(self, queue: str | None = None, limit: int = 100) -> list[Quarantined]:
-        self.space.reach()
+        self._reach()
         with self.space.lock:
             return self.space.broker.quarantined(queue, limit)
 
     def replay(self, keys: Sequence[str]) -> int:
-        self.space.reach()
+        self._reach()
         with self.space.lock:
             queues = self.space.broker.replay(keys)
         if queues:
@@ -276,7 +284,7 @@ class MemoryTransport(BlockingTransport):
         return len(queues)
 
     def drop(self, keys: Sequence[str]) -> int:
-        self.space.reach()
+        self._reach()
         with self.space.lock:
             return self.space.broker.drop(keys)
 

@@ -23,7 +23,7 @@ from kern_sql_engine.urls import DatabaseUrl, Family
 class Kind(enum.Enum):
     """What went wrong."""
 
-    #: The server cannot be reached, or ended the connection.
+    #: The server cannot be reached, or ended the connection; or the disk does not answer.
     UNREACHABLE = "unreachable"
     #: User or password are wrong.
     CREDENTIALS = "credentials"
@@ -72,7 +72,7 @@ class SqlError(KernError):
 
     @property
     def retryable(self) -> bool:
-        return self.kind in _PASSING or self.lost
+        return self.kind in _PASSING
 
 
 def failure(
@@ -121,7 +121,7 @@ def _sqlite(error: BaseException, database: DatabaseUrl, connecting: bool) -> _F
     if code == sqlite3.SQLITE_CONSTRAINT:
         return _Finding(Kind.DATA, said)
     if code == sqlite3.SQLITE_IOERR:
-        return _Finding(Kind.OTHER, f"the disk reports an error ({said})", lost=True)
+        return _Finding(Kind.UNREACHABLE, f"the disk reports an error ({said})", lost=True)
     if isinstance(error, UnicodeEncodeError):
         return _Finding(Kind.DATA, f"text that is not Unicode: {error.reason}")
     return _Finding(Kind.OTHER, said or type(error).__name__)

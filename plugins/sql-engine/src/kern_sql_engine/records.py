@@ -171,19 +171,23 @@ class SqlRecords(Records):
     # -- watching
 
     def watch(self, kind: str, callback: Callable[[str], None]) -> Callable[[], None]:
+        known = self.snapshot(kind)
         with self._lock:
-            if self._watcher is None or not self._watcher.is_alive():
+            if self._watcher is None or self._watcher.ended:
                 self._watcher = _Watcher(self)
                 self._watcher.start()
             watcher = self._watcher
-        return watcher.add(kind, callback)
+            token = watcher.add(kind, callback, known)
+
+        def end() -> None:
+            with self._lock:
+                watcher.remove(token)
+
+        return end
 
     def close(self) -> None:
-        """End the connections kept, and who watches. Safe twice; the next call makes new ones."""
-        with self._lock:
-            watcher, self._watcher = self._watcher, None
-        if watcher is not None:
-            watcher.end()
+        """End the connections kept for the next call, which makes new ones. Who watches goes on, and ends with his
+        watch."""
         while self._idle:
             self._idle.popleft().close()
 
@@ -302,21 +306,24 @@ class _Watcher(threading.Thread):
         self._reader, self._writer = os.pipe()
         self._ended = False
 
-    def add(self, kind: str, callback: Callable[[str], None]) -> Callable[[], None]:
+    @property
+    def ended(self) -> bool:
+        return self._ended
+
+    def add(self, kind: str, callback: Callable[[str], None], known: dict[str, int]) -> object:
         token = object()
-        known = self._records.snapshot(kind)
         with self._lock:
             self._known.setdefault(kind, known)
             self._callbacks[token] = (kind, callback)
+        return token
 
-        def end() -> None:
-            with self._lock:
-                self._callbacks.pop(token, None)
-
-        return end
-
-    def end(self) -> None:
-        self._ended = True
+    def remove(self, token: object) -> None:
+        """Safe twice; with the last one it ends."""
+        with self._lock:
+            self._callbacks.pop(token, None)
+            if self._callbacks or self._ended:
+                return
+            self._ended = True
         os.write(self._writer, b"\0")
 
     def run(self) -> None:

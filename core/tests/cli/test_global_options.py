@@ -42,6 +42,13 @@ def test_after_the_command_wins_over_before(cli) -> None:
     assert "memory://one" not in result.stdout
 
 
+@pytest.mark.parametrize(("name", "value"), [("NO_COLOR", "please"), ("KERN_NO_COLOR", "1")])
+def test_the_environment_may_want_no_colours(cli, monkeypatch, name: str, value: str) -> None:
+    assert cli.json("config", "worker_log_color", "--json")[0]["value"] is None
+    monkeypatch.setenv(name, value)
+    assert cli.json("config", "worker_log_color", "--json")[0]["value"] is False
+
+
 def test_they_are_taken_by_commands_inside_commands(cli) -> None:
     assert cli("quarantine", "list", "-b", BROKER, broker=False).exit_code == 0
     assert cli("queues", "recover", "-b", BROKER, broker=False).exit_code == 0

@@ -65,6 +65,31 @@ def test_recover_asks_before_it_takes_messages_from_living_workers(cli, app: Ker
     assert depth(cli) == {"ready": 1}
 
 
+def test_peek_shows_the_next_messages_as_their_senders_showed_them_and_leaves_them(cli, app: Kern) -> None:
+    app.send_task("t", ("hunter2",), argsrepr="('*****',)", task_id="first")
+    app.send_task("u", task_id="second")
+    shown = cli.json("queues", "peek", "celery", "--json")
+    assert [(row["id"], row["task"], row["argsrepr"]) for row in shown] == [
+        ("first", "t", "('*****',)"),
+        ("second", "u", "()"),
+    ]
+    header, row = cli("queues", "peek", "celery", "--limit", "1").stdout.splitlines()
+    assert header.split() == ["ID", "TASK", "ARGS", "KWARGS", "PRIORITY", "BYTES"]
+    assert row.split()[:2] == ["first", "t"]
+    assert depth(cli) == {"ready": 2}
+    assert cli("queues", "peek", "empty").stdout == "No message of queue empty is ready.\n"
+
+
+def test_delete_takes_waiting_calls_out_by_their_ids(cli, app: Kern) -> None:
+    app.send_task("t", task_id="held")
+    claim(app)
+    app.send_task("t", task_id="ready")
+    app.send_task("t", task_id="later", countdown=600)
+    app.send_task("t", task_id="other")
+    assert cli("queues", "delete", "held", "ready", "later", "nosuch").stdout == "Deleted 2 messages.\n"
+    assert depth(cli) == {"leased": 1, "ready": 1}
+
+
 @pytest.mark.parametrize("answer", ["n\n", "", "\n"])
 def test_purge_asks_and_anything_but_yes_leaves_the_messages(cli, app: Kern, answer: str) -> None:
     app.send_task("t")

@@ -66,6 +66,8 @@ class Root(click.Group):
         if workdir and not ctx.resilient_parsing:
             session.enter_workdir(workdir)
         session.plugins = peek(args, "--plugins")
+        if session.no_color:
+            ctx.color = False
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:

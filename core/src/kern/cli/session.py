@@ -17,7 +17,7 @@ import click
 from kern import log
 from kern.cli.discovery import find_app, make_importable, modules_with_app
 from kern.cli.failures import WRONG_COMMAND_LINE, Failure, where
-from kern.errors import ImproperlyConfigured
+from kern.errors import ImproperlyConfigured, KernError
 
 if TYPE_CHECKING:
     from kern.app import Kern
@@ -43,7 +43,8 @@ class Session:
         self.config: str | None = None
         self.plugins: str | None = None
         self.workdir: str | None = None
-        self.no_color = False
+        #: Also by what other programs read: https://no-color.org
+        self.no_color = bool(os.environ.get("NO_COLOR"))
         self.quiet = False
         #: What was given for options that plugins added: command → name → value.
         self.plugin_options: dict[str, Mapping[str, Any]] = {}
@@ -221,7 +222,10 @@ class Session:
     def close(self) -> None:
         """Close what was opened."""
         if self._app is not None:
-            self._app.close()
+            try:
+                self._app.close()
+            except KernError:
+                pass  # a server that is gone; what the command had to say has been said
 
 
 def _may_have_project() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 import click
@@ -10,8 +11,9 @@ import click
 from kern.cli.global_options import CommandGroup
 from kern.cli.printing import counted, json_option, print_json, print_table
 from kern.cli.session import Session, pass_session
-from kern.cli.values import NAMES
+from kern.cli.values import FROM_1, NAMES
 from kern.contracts.transport import QueueDepth
+from kern.message import Message
 
 
 @click.group(
@@ -22,7 +24,7 @@ from kern.contracts.transport import QueueDepth
 @click.pass_context
 @pass_session
 def command(session: Session, ctx: click.Context, queues: Sequence[str] | None, as_json: bool) -> None:
-    """Show how many messages of each queue are in which condition: of those configured, and of those there are.
+    """Show how many messages of each queue are in which condition: of queues configured, and of all there are.
 
     \b
     READY        waiting for a worker
@@ -43,6 +45,52 @@ def command(session: Session, ctx: click.Context, queues: Sequence[str] | None, 
         print_table(
             ("QUEUE", "READY", "LEASED", "DELAYED", "QUARANTINED"), [_row(depth) for depth in depths], range(1, 5)
         )
+
+
+@command.command(name="peek", short_help="Show the next messages, and leave them.")
+@click.argument("queue")
+@click.option("--limit", type=FROM_1, default=10, help="At most so many. [10]")
+@json_option
+@pass_session
+def peek(session: Session, queue: str, limit: int, as_json: bool) -> None:
+    """Show the messages of QUEUE that are next, and leave them where they are.
+
+    Arguments are shown as their sender represented them.
+    """
+    name = session.app.router.queues[queue].name
+    messages = session.ask(lambda port: port.peek(name, limit))
+    if as_json:
+        print_json([_shown(message) for message in messages])
+    elif messages:
+        rows = [[str(value) for value in _shown(message).values()] for message in messages]
+        print_table(("ID", "TASK", "ARGS", "KWARGS", "PRIORITY", "BYTES"), rows, (4, 5))
+    else:
+        click.echo(f"No message of queue {name} is ready.")
+
+
+def _shown(message: Message) -> dict[str, Any]:
+    headers = message.headers
+    return {
+        "id": message.task_id or "",
+        "task": message.task or "",
+        "argsrepr": headers.get("argsrepr") or "",
+        "kwargsrepr": headers.get("kwargsrepr") or "",
+        "priority": message.priority,
+        "bytes": message.size,
+    }
+
+
+@command.command(name="delete", short_help="Delete waiting calls by their ids.")
+@click.argument("task_ids", nargs=-1, required=True, metavar="TASK_ID...")
+@json_option
+@pass_session
+def delete(session: Session, task_ids: Sequence[str], as_json: bool) -> None:
+    """Delete calls that wait, ready or delayed, by their ids. What a worker has stays. There is no undo."""
+    deleted = session.ask(lambda port: port.delete(task_ids))
+    if as_json:
+        print_json({"deleted": deleted})
+    else:
+        click.echo(f"Deleted {counted(deleted, 'message')}.")
 
 
 def _row(depth: QueueDepth) -> tuple[object, ...]:

@@ -60,12 +60,11 @@ def _installed(module: str) -> bool:
 
 
 def _ipython(names: dict[str, Any]) -> None:
-    ipython = importlib.import_module("IPython")
-    ipython.start_ipython(argv=[], user_ns=names)
+    importlib.import_module(MODULES["ipython"]).start_ipython(argv=[], user_ns=names)
 
 
 def _bpython(names: dict[str, Any]) -> None:
-    importlib.import_module("bpython").embed(locals_=names)
+    importlib.import_module(MODULES["bpython"]).embed(locals_=names)
 
 
 def _python(names: dict[str, Any]) -> None:
@@ -83,5 +82,6 @@ def _python(names: dict[str, Any]) -> None:
     code.interact(f"Python {sys.version.split()[0]}: {shown}", local=names, exitmsg="")
 
 
+#: The user's own shells, taken when they are there; nothing here depends on them.
 MODULES: Mapping[str, str] = {"ipython": "IPython", "bpython": "bpython"}
 SHELLS: Mapping[str, Callable[[dict[str, Any]], None]] = {"ipython": _ipython, "bpython": _bpython, "python": _python}

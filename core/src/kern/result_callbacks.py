@@ -152,7 +152,7 @@ class Callbacks:
                 self._tell(document)
             self._bury()
             with self._session.lock:
-                if not wait.pending and not wait.signal.done():
+                if not wait.going:
                     self._wait = None
                     wait.end()
                     return

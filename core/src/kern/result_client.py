@@ -769,7 +769,7 @@ class _Collecting:
     @property
     def going(self) -> bool:
         """Whether something is still to come, or to be taken."""
-        return bool(self._wait.pending) or self._wait.signal.done()
+        return self._wait.going
 
     def take(self) -> list[Meta]:
         metas = list(self._client._remembered(self._session, self._wait.take()).values())

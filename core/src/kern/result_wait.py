@@ -236,6 +236,12 @@ class Wait:
                 self._look(time.monotonic())
             return found
 
+    @property
+    def going(self) -> bool:
+        """Whether anything is still to come, or to be taken."""
+        with self._session.lock:
+            return bool(self.pending) or self.signal.done()
+
     def news(self) -> list[Document]:
         """What *listen* has found since the last time."""
         with self._session.lock:

@@ -103,6 +103,26 @@ def test_states_that_are_not_final_end_no_wait(session: Session, port: Port) -> 
     assert names(wait.take()) == ["a"]
 
 
+def test_a_result_that_is_just_arriving_is_still_to_be_taken(session: Session, port: Port) -> None:
+    """Between the moment it is not pending any more and the one it can be taken, nobody may think that all is done."""
+    wait = begun(session, port, ["a"])
+    seen: list[bool] = []
+    looking = threading.Thread(target=lambda: seen.append(wait.going))
+
+    class Pending(dict[str, None]):
+        def __delitem__(self, key: str) -> None:
+            super().__delitem__(key)
+            looking.start()
+            looking.join(0.1)
+
+    wait.pending = Pending(wait.pending)
+    session.deliver([done("a")])
+    looking.join(10)
+    assert seen == [True]
+    assert names(wait.take()) == ["a"]
+    assert not wait.going
+
+
 def test_all_who_wait_for_a_result_get_it(session: Session, port: Port) -> None:
     first, second = begun(session, port, ["a"]), begun(session, port, ["a", "b"])
     session.deliver([done("a")])

@@ -23,6 +23,7 @@ from kern.result import (
     set_join_will_block,
     task_join_will_block,
 )
+from kern.result_callbacks import Promise
 from kern_testing.memory import space
 from kern_testing.waiting import Deadline, eventually
 
@@ -205,6 +206,12 @@ def test_a_parent_that_failed_raises_its_own_error(app: Kern, worker: Any) -> No
     result = app.AsyncResult("last", parent=app.AsyncResult("middle", parent=app.AsyncResult("first")))
     with pytest.raises(Odd, match="the cause"):
         result.get(timeout=5)
+
+
+def test_a_parent_that_failed_is_raised_though_the_result_is_there(app: Kern, worker: Any) -> None:
+    worker.write_many([("first", states.FAILURE, Odd("the cause")), ("last", states.SUCCESS, 2)])
+    with pytest.raises(Odd, match="the cause"):
+        app.AsyncResult("last", parent=app.AsyncResult("first")).get(timeout=5)
 
 
 def test_a_parent_that_fails_meanwhile_ends_the_waiting(app: Kern, worker: Any, waiting: Start) -> None:
@@ -487,6 +494,43 @@ def test_a_result_nobody_has_any_more_is_not_waited_for(
     assert called == [kept]
 
 
+def test_a_dropped_result_that_comes_disturbs_nobody(app: Kern, worker: Any) -> None:
+    called: list[Any] = []
+    first, kept, dropped = app.AsyncResult("first"), app.AsyncResult("kept"), app.AsyncResult("dropped")
+    for result in (first, kept, dropped):
+        result.then(called.append, weak=True)
+    worker.succeed("first", 1)
+    eventually(lambda: called == [first])
+    del dropped, result
+    gc.collect()
+    worker.write_many([("dropped", states.SUCCESS, 1), ("kept", states.SUCCESS, 2)])
+    eventually(lambda: len(called) == 2)
+    assert called == [first, kept]
+
+
+def test_a_promise_is_kept_once() -> None:
+    called: list[Any] = []
+    promise = Promise().then(called.append, called.append)
+    promise(1)
+    promise(2)
+    promise.reject(Odd())
+    promise.then(called.append)
+    assert called == [1, 1]
+    assert (promise.ready, promise.failed, promise.value) == (True, False, 1)
+
+
+def test_throwing_without_an_exception_throws_the_one_at_hand() -> None:
+    promise = Promise()
+    with pytest.raises(TypeError, match="needs an exception"):
+        promise.throw()
+    try:
+        raise Odd("at hand")
+    except Odd:
+        with pytest.raises(Odd, match="at hand"):
+            promise.throw()
+    assert promise.failed
+
+
 def test_a_result_that_is_not_weak_is_kept_until_it_is_there(app: Kern, worker: Any) -> None:
     called: list[Any] = []
     app.AsyncResult("t").then(lambda result: called.append(result.get()))
@@ -610,10 +654,11 @@ def test_a_short_outage_is_waited_out(make_app: Any, worker: Any, name: str, mon
 
 
 def test_closing_the_application_ends_the_waiting(app: Kern, waiting: Start) -> None:
-    got = waiting(lambda: app.AsyncResult("t").get())
+    got, deadline = waiting(lambda: app.AsyncResult("t").get()), Deadline(3)
     app.close()
     with pytest.raises(BackendUnavailable, match="closed"):
         got.outcome()
+    assert not deadline.over
 
 
 def test_an_application_that_was_closed_can_be_used_again(app: Kern, worker: Any) -> None:

@@ -1,0 +1,129 @@
+"""The demo survives the death of its worker."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kern_testing.ledger import EFFECT, END, START, read
+from kern_testing.waiting import eventually
+from tools.workspace import ROOT
+
+FILES = 150
+
+#: The demo's application, with a listener that keeps the ledger.
+LEDGERED = """
+import os
+
+from demo.app import app
+from kern import hookimpl
+from kern_testing.ledger import END, EFFECT, START, record
+
+LEDGER = os.environ["KERN_TEST_LEDGER"]
+
+
+class Bookkeeper:
+    @hookimpl
+    def kern_task_prerun(self, task, request):
+        record(LEDGER, START, request.id)
+
+    @hookimpl
+    def kern_task_success(self, task, request):
+        record(LEDGER, EFFECT, request.id)
+        record(LEDGER, END, request.id)
+
+
+app.register(Bookkeeper())
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    (tmp_path / "ledgered.py").write_text(LEDGERED)
+    return tmp_path
+
+
+def environment(place: Path) -> dict[str, str]:
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join((str(ROOT), str(place))),
+        "KERN_TEST_LEDGER": str(place / "executions"),
+        # Leases that end soon: the test waits for them.
+        "KERN_WORKER_LEASE_SECONDS": "1.5",
+        "KERN_WORKER_HEARTBEAT": "0.3",
+    }
+
+
+@contextmanager
+def worker(place: Path) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "kern", "-q", "worker", "-A", "ledgered:app", "-l", "error"],
+        cwd=place,
+        env=environment(place),
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.wait(30)
+
+
+def executions(place: Path, what: str) -> list[str]:
+    path = place / "executions"
+    return [line["id"] for line in read(path) if line["what"] == what] if path.exists() else []
+
+
+def test_killing_the_worker_in_mid_demo_loses_nothing(place: Path) -> None:
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "demo", "--workers", "0", "--folder", str(place), "--limit", str(FILES)],
+        cwd=ROOT,
+        env=environment(place),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        with worker(place) as first:
+            eventually(lambda: len(executions(place, END)) >= FILES // 10, "the first worker is at work", timeout=60)
+            first.send_signal(signal.SIGKILL)
+            first.wait(10)
+        done_before = len(set(executions(place, END)))
+        with worker(place):
+            said, complained = demo.communicate(timeout=90)
+    finally:
+        if demo.poll() is None:
+            demo.kill()
+    assert demo.returncode == 0, said + complained
+    assert "nothing lost" in said
+    assert done_before < FILES, "the first worker had done everything before it was killed"
+    ended = executions(place, END)
+    assert len(set(ended)) == FILES + 1, "every file, and the stubborn task"
+    # What ran when the worker died runs again; what had only been claimed does not.
+    started_twice = len(executions(place, START)) - len(set(executions(place, START)))
+    retries = 2
+    assert started_twice - retries <= 1
+    assert len(executions(place, EFFECT)) - len(set(ended)) <= 1
+
+
+def test_the_demo_leaves_nothing_behind(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "demo", "--workers", "1", "--limit", "20"],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"files +20\b", done.stdout)
+    assert "in quarantine" in done.stdout
+    assert not list(tmp_path.iterdir())

@@ -8,11 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kern.app import Kern, shared_task
+    from kern.app import Kern
     from kern.errors import Ignore, Reject, Retry
     from kern.hookspecs import API, hookimpl
     from kern.queues import QueueSpec
     from kern.result import AsyncResult, EagerResult, GroupResult, ResultSet, allow_join_result
+    from kern.shared import shared_task
     from kern.signature import Signature, signature
     from kern.task import Task
 
@@ -31,7 +32,7 @@ _EXPORTS = {
     "Task": "kern.task",
     "allow_join_result": "kern.result",
     "hookimpl": "kern.hookspecs",
-    "shared_task": "kern.app",
+    "shared_task": "kern.shared",
     "signature": "kern.signature",
 }
 

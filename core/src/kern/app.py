@@ -5,41 +5,51 @@ from __future__ import annotations
 import importlib
 import inspect
 import os
-import socket
+import random
 import sys
 import threading
-import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import datetime, tzinfo
-from functools import cached_property
+from itertools import islice
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, cast, overload
-from uuid import NAMESPACE_OID, uuid3, uuid4
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, cast, overload
 
-from kern import documents, log, serialization, states
+import attrs
+
+from kern import builtin_tasks, documents, eager, log, protocol, serialization, states
+from kern.calls import Calls
+from kern.config_sources import import_name
+from kern.connection import Connection
 from kern.contracts.blocking import threaded, threaded_store
+from kern.contracts.continuation import Composer
 from kern.contracts.result_store import DocumentForm, ResultStore
 from kern.contracts.transport import Transport, TransportCapability, Whereabouts
-from kern.errors import CapabilityMissing, ImproperlyConfigured, PublishRefused, PublishUnknown, Retry
+from kern.decorators import BoundTaskDecorator, TaskDecorator
+from kern.errors import CapabilityMissing, ImproperlyConfigured, InvalidTaskError, KernError
+from kern.identity import Identity
 from kern.masking import mask_url
 from kern.message import Message, Publication
+from kern.modules import Discovery, Packages, import_module, working_directory_importable
 from kern.outcome import Document, Outcome, Release
-from kern.plugins import Plugins, Selection
-from kern.publish import Connection, Prepared, Publisher
+from kern.plugins import KNOWN_TASK_OPTIONS, Plugins, Selection
+from kern.publish import Publisher
 from kern.queues import QueueSpec
 from kern.request import Request
 from kern.result import AsyncResult, EagerResult, GroupResult, ResultSet
 from kern.result_client import ResultClient, ResultClientSettings
 from kern.routing import Router, RoutingSettings, queue_spec, worker_direct
-from kern.runner import Runner, run_eagerly
+from kern.runner import Runner
 from kern.settings import Settings
 from kern.settings_core import CORE_SECTIONS
+from kern.shared import SharedTask, shared_tasks
 from kern.signature import Signature, signature
-from kern.task import Task, TaskRegistry, check_option, running, running_worker_task
+from kern.task import OPTIONS, AsyncTask, Task, TaskRegistry, running, running_worker_task
+from kern.task_annotations import annotate
+from kern.task_options import check_name, check_values
 from kern.timeutil import clock, zone
 
 if TYPE_CHECKING:
-    from kern.result import AsyncResult as AsyncResultType
+    from typing import Self
 
 logger = log.get_logger("kern.app")
 P = ParamSpec("P")
@@ -50,7 +60,7 @@ class Kern:
     """An application.
 
     :param main: name that stands for ``__main__`` in the names of tasks.
-    :param broker: URL of the broker (setting ``broker_url``); without one the embedded default.
+    :param broker: URL of the broker (setting ``broker_url``), or several; without one the embedded default.
     :param backend: URL of the result store (setting ``result_backend``).
     :param include: modules a worker imports.
     :param config_source: as given to :meth:`config_from_object`.
@@ -67,7 +77,7 @@ class Kern:
         *,
         broker: str | Sequence[str] | None = None,
         backend: str | None = None,
-        include: Sequence[str] = (),
+        include: Sequence[str] | None = None,
         config_source: Any = None,
         namespace: str | None = None,
         task_cls: type[Task[Any, Any]] = Task,
@@ -79,43 +89,58 @@ class Kern:
         self.task_cls = task_cls
         self.strict_typing = strict_typing
         self.plugins = Plugins(Selection.parse(plugins) if plugins is not None else None)
-        self._tasks = TaskRegistry()
         self._lock = threading.RLock()
-        self._finalized = False
-        self._sections_added = False
-        self._discovering: list[tuple[Any, str | None]] = []
+        self._tasks = TaskRegistry()
+        self._unbound: list[Task[Any, Any]] = []
+        #: Whether every task is bound, built-in and shared ones too.
+        self.finalized = False
+        self._finalizing = False
+        self._discovery = Discovery()
         self._imported = False
-        given = dict(settings)
-        if broker is not None:
-            given["broker_url"] = broker
-        if backend is not None:
-            given["result_backend"] = backend
-        if include:
-            given["include"] = tuple(include)
-        self._conf = Settings((*CORE_SECTIONS, RoutingSettings, ResultClientSettings), changes=given)
+        given = {"broker_url": broker, "result_backend": backend, "include": include and tuple(include)}
+        self._conf = Settings(
+            (*CORE_SECTIONS, RoutingSettings, ResultClientSettings),
+            changes={**{key: value for key, value in given.items() if value is not None}, **settings},
+        )
+        self._configured = self._configuring = False
+        self._zone: tuple[int, tzinfo] | None = None
+        self._runner: tuple[int, Runner] | None = None
         if config_source is not None:
             self.config_from_object(config_source, namespace=namespace)
-        self.connection = Connection(self.make_transport)
+        self._identity = Identity()
+        #: Where calls go, by the settings as they are at each call.
+        self.router = Router(self._conf)
+        #: The connection of this process's callers to the broker.
+        self.connection = Connection(lambda attempt: self.make_transport(attempt, write=True))
+        #: The client of the result store.
+        self.backend = ResultClient(self)
         self._publisher = Publisher(self, self.connection)
-        shared.adopt(self)
+        self._calls = Calls(self, self._publisher)
+        shared_tasks.adopt(self)
 
     # -- settings ------------------------------------------------------------------------------------------------------
 
     @property
     def conf(self) -> Settings:
         """The settings: flat, by attribute or item; each assignment is checked at once."""
-        if not self._sections_added:
-            with self._lock:
-                if not self._sections_added:
-                    self._sections_added = True
-                    for plugin, sections in self._plugin_sections():
-                        for section in sections:
-                            self._conf.add_section(section, plugin)
-                    self.plugins.notify("kern_configured", app=self)
+        if not self._configured:
+            self._configure()
         return self._conf
 
-    def _plugin_sections(self) -> Iterable[tuple[str, Sequence[Any]]]:
-        return self.plugins.offered("kern_settings")
+    def _configure(self) -> None:
+        """Have plugins add their settings, once; a plugin that looks at the settings meanwhile sees what is there."""
+        with self._lock:
+            if self._configured or self._configuring:
+                return
+            self._configuring = True
+            try:
+                for plugin, sections in self.plugins.offered("kern_settings"):
+                    for section in sections:
+                        self._conf.add_section(section, plugin)
+                self.plugins.notify("kern_configured", app=self)
+                self._configured = True
+            finally:
+                self._configuring = False
 
     def config_from_object(
         self, obj: Any, silent: bool = False, force: bool = False, namespace: str | None = None, **options: Any
@@ -125,6 +150,7 @@ class Kern:
         :param silent: a module that is missing is no error.
         :param force: read now.
         :param namespace: prefix of the names, such as ``CELERY``.
+        :param options: see :meth:`kern.settings.Settings.config_from_object`.
         """
         self._conf.config_from_object(obj, silent=silent, namespace=namespace or "", **options)
         if force:
@@ -151,10 +177,10 @@ class Kern:
     def timezone(self) -> tzinfo:
         """The application's time zone: ``timezone``, else UTC, or the system's without ``enable_utc``."""
         conf = self.conf
-        cached = self.__dict__.get("_zone")
-        if cached is None or cached[0] != conf.version:
-            cached = self.__dict__["_zone"] = (conf.version, zone(conf.timezone, conf.enable_utc))
-        return cast(tzinfo, cached[1])
+        known = self._zone
+        if known is None or known[0] != conf.version:
+            known = self._zone = (conf.version, zone(conf.timezone, conf.enable_utc))
+        return known[1]
 
     def now(self) -> datetime:
         """The time now, aware, in the application's zone."""
@@ -167,10 +193,10 @@ class Kern:
 
     # -- plugins -------------------------------------------------------------------------------------------------------
 
-    def register(self, listener: object, name: str | None = None) -> Any:
-        """Register an object with hook implementations; returns it, so it serves as a decorator of classes' instances.
+    def register(self, listener: Any, name: str | None = None) -> Any:
+        """Register an object with hook implementations; returns it.
 
-        :raises ImproperlyConfigured: it implements a hook that does not exist.
+        :raises ImproperlyConfigured: it implements a hook that does not exist, or was registered already.
         """
         self.plugins.load()
         self.plugins.register(listener, name)
@@ -191,23 +217,30 @@ class Kern:
     @property
     def tasks(self) -> TaskRegistry:
         """The tasks by name; finalizes the application."""
-        if not self._finalized:
+        if not self.finalized:
             self.finalize()
         return self._tasks
 
     @overload
+    def task(self, fun: Callable[P, Coroutine[Any, Any, R]], /) -> AsyncTask[P, R]: ...
+    @overload
     def task(self, fun: Callable[P, R], /) -> Task[P, R]: ...
     @overload
-    def task(
-        self, *, bind: Literal[True], **options: Any
-    ) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+    def task(self, *, bind: Literal[True], **options: Any) -> BoundTaskDecorator: ...
     @overload
-    def task(self, *, bind: Literal[False] = ..., **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
+    def task(self, *, bind: Literal[False] = ..., **options: Any) -> TaskDecorator: ...
     def task(self, *args: Any, **options: Any) -> Any:
         """Decorator: makes a task of a function.
 
-        :param options: attributes of :class:`kern.task.Task` (``name``, ``bind``, ``max_retries`` …); an unknown one
-            is a ``TypeError``.
+        :param name: of the task; else module and name of the function (:meth:`gen_task_name`).
+        :param bind: the function's first parameter is the task.
+        :param base: class of the task instead of :attr:`task_cls`.
+        :param filter: called with the task; what it returns stands in the task's place.
+        :param shared: make it a task of every other application, too.
+        :param lazy: ``False`` has the task take its values from the settings now, and not when all are complete.
+        :param options: attributes of :class:`kern.task.Task` (``max_retries``, ``queue`` …); what is called like a
+            method of it replaces the method.
+        :raises TypeError: an option that does not exist, or a value that it cannot have; names the task.
         """
         if args:
             if len(args) > 1:
@@ -223,44 +256,57 @@ class Kern:
         name: str | None = None,
         base: type[Task[Any, Any]] | None = None,
         bind: bool = False,
-        shared: bool = True,
+        shared: bool = False,
         filter: Callable[[Any], Any] | None = None,
         lazy: bool = True,
         **options: Any,
     ) -> Any:
         base = base or self.task_cls
-        more: frozenset[str] | None = None
+        function_name = getattr(fun, "__name__", None)
+        if function_name is None:
+            raise TypeError(f"a task is made of a function, and {fun!r} has no name: wrap it in one")
+        name = name or self.gen_task_name(function_name, fun.__module__)
         for option in options:
-            if more is None and not hasattr(base, option):
-                more = frozenset(n for names in self.plugins.ask("kern_task_options") for n in names)
-            check_option(option, base, more or ())
-        name = name or self.gen_task_name(fun.__name__, fun.__module__)
+            self.check_task_option(name, option, base)
+        options = check_values(name, options)
         with self._lock:
-            known = self._tasks.get(name)
-            if known is not None:
-                if getattr(known, "__wrapped__", None) is not fun:
-                    logger.warning("a task of that name is registered already and stays", name=name)
-                return known
-            attributes = {
-                "name": name,
-                "run": fun if bind else staticmethod(fun),
-                "__doc__": fun.__doc__,
-                "__module__": fun.__module__,
-                "__wrapped__": staticmethod(fun),
-                "__annotations__": {},
-                **{key: _as_attribute(value) for key, value in options.items()},
-            }
-            task: Task[Any, Any] = type(fun.__name__, (base,), attributes)()
-            task.__qualname__ = fun.__qualname__  # type: ignore[attr-defined]
-            self._register(task)
+            task = self._tasks.get(name)
+            if task is None:
+                task = _task_class(fun, name, base, bind, options)()
+                self._register(task)
+            elif getattr(task, "__wrapped__", None) is not fun:
+                logger.warning("a task of that name is registered already and stays", name=name)
+            if not lazy:
+                self._bind_pending(task)
+        if shared:
+            shared_tasks.add(SharedTask(fun, {"name": name, "base": base, "bind": bind, **options}))
         return filter(task) if filter is not None else task
 
-    def register_task(self, task: Task[Any, Any] | type[Task[Any, Any]]) -> Task[Any, Any]:
-        """Register a class-based task; returns its instance."""
+    def check_task_option(self, task: str, option: str, base: type) -> None:
+        """
+        :raises TypeError: no task, base class or plugin knows the option; names the nearest, or what to install.
+        """
+        if option not in OPTIONS and not hasattr(base, option):
+            of_plugins = {name for names in self.plugins.ask("kern_task_options") for name in names}
+            check_name(task, option, OPTIONS | of_plugins, KNOWN_TASK_OPTIONS)
+
+    def register_task(self, task: Task[Any, Any] | type[Task[Any, Any]], **options: Any) -> Task[Any, Any]:
+        """Register a class-based task; returns its instance. A task of the same name is replaced.
+
+        :param options: attributes to set.
+        :raises TypeError: an option that does not exist, or a value that it cannot have.
+        :raises InvalidTaskError: the instance is a task of another application.
+        """
         instance = task() if inspect.isclass(task) else task
+        if instance.app is not None and instance.app is not self:
+            raise InvalidTaskError(f"{instance!r} is a task of another application: register its class")
+        cls = type(instance)
         if not instance.name:
-            cls = type(instance)
             instance.name = self.gen_task_name(cls.__name__, cls.__module__)
+        for option in options:
+            self.check_task_option(instance.name, option, cls)
+        for option, value in check_values(instance.name, options).items():
+            setattr(instance, option, value)
         with self._lock:
             replaced = self._tasks.pop(instance.name, None)
             if replaced is not None and replaced is not instance:
@@ -272,44 +318,26 @@ class Kern:
         """A task is bound when the application is finalized, or at once if it is: binding reads the settings."""
         self._tasks.register(task)
         task.app = self
-        if self._finalized:
-            self._bind(task)
+        self._unbound.append(task)
+        if self.finalized:
+            self._bind_pending(task)
 
-    def _bind(self, task: Task[Any, Any]) -> None:
+    def _bind_pending(self, task: Task[Any, Any]) -> None:
+        """Bind *task*, unless it is bound; one that cannot be stays, and is an error each time."""
+        if task not in self._unbound:
+            return
         task.bind(self)
         if "kern_task_registered" in self.plugins.listening:
             self.plugins.notify("kern_task_registered", app=self, task=task)
+        self._unbound.remove(task)
 
     def annotate(self, task: Task[Any, Any]) -> None:
-        """Apply ``task_annotations`` to *task*: first what fits its name, then what fits every task."""
-        annotations = self.conf.task_annotations
-        if not annotations:
-            return
-        sources = annotations if isinstance(annotations, list | tuple) else (annotations,)
-        resolved = [self._annotation(source) for source in sources]
-        for method in ("annotate", "annotate_any"):
-            for source in resolved:
-                found = source(method, task)
-                if found is not None:
-                    task.annotate_with(found)
-                    break
-
-    def _annotation(self, source: Any) -> Callable[[str, Task[Any, Any]], Mapping[str, Any] | None]:
-        if isinstance(source, str):
-            source = self.import_object(source)
-        if inspect.isclass(source):
-            source = source()
-        if isinstance(source, Mapping):
-            mapping = source
-            return lambda method, task: mapping.get(task.name if method == "annotate" else "*")
-
-        def ask(method: str, task: Task[Any, Any]) -> Mapping[str, Any] | None:
-            function = getattr(source, method, None)
-            if function is None:
-                return None
-            return cast("Mapping[str, Any] | None", function(task) if method == "annotate" else function())
-
-        return ask
+        """Apply ``task_annotations`` to *task*."""
+        annotate(
+            task,
+            self.conf.task_annotations,
+            lambda option: self.check_task_option(task.name, option, type(task)),
+        )
 
     def gen_task_name(self, name: str, module: str | None) -> str:
         """The name of a task without one: module and function; ``__main__`` becomes :attr:`main`."""
@@ -321,17 +349,26 @@ class Kern:
             return f"{self.main}.{name}"
         return f"{module}.{name}"
 
-    def finalize(self, auto: bool = False) -> None:
-        """Bind every task, once: built-in, shared and the application's own."""
+    def finalize(self) -> None:
+        """Bind every task, once: built-in, shared and the application's own.
+
+        :raises TypeError: a task has an option that does not exist or cannot be.
+        """
+        if self.finalized:
+            return
         with self._lock:
-            if self._finalized:
+            if self.finalized or self._finalizing:
                 return
-            shared.define_on(self)
-            _define_built_in(self)
-            self._finalized = True
-            for task in list(self._tasks.values()):
-                self._bind(task)
-        self.plugins.notify("kern_finalized", app=self)
+            self._finalizing = True
+            try:
+                shared_tasks.define_on(self)
+                builtin_tasks.define_on(self)
+                while self._unbound:
+                    self._bind_pending(self._unbound[0])
+                self.finalized = True
+            finally:
+                self._finalizing = False
+            self.plugins.notify("kern_finalized", app=self)
 
     @property
     def current_task(self) -> Task[Any, Any] | None:
@@ -362,25 +399,21 @@ class Kern:
     # -- modules -------------------------------------------------------------------------------------------------------
 
     def autodiscover_tasks(
-        self,
-        packages: Sequence[str] | Callable[[], Sequence[str]] | None = None,
-        related_name: str | None = "tasks",
-        force: bool = False,
+        self, packages: Packages | None = None, related_name: str | None = "tasks", force: bool = False
     ) -> None:
         """Have a worker import the module *related_name* of each package.
 
-        :param packages: their names, or what gives them.
+        :param packages: their names, or what gives them; ``None``: those that a plugin knows.
         :param force: import now.
         """
-        self._discovering.append((packages or (), related_name))
+        self._discovery.add(packages, related_name)
         if force:
-            self._discover()
+            self._discovery.run(self._packages_of_plugins)
 
-    def _discover(self) -> None:
-        pending, self._discovering = self._discovering, []
-        for packages, related_name in pending:
-            for package in packages() if callable(packages) else packages:
-                _import_related(package, related_name)
+    def _packages_of_plugins(self) -> Iterable[str] | None:
+        if not self.plugins.listens("kern_task_packages"):
+            return None
+        return [package for packages in self.plugins.ask("kern_task_packages", app=self) for package in packages]
 
     def import_modules(self) -> None:
         """Import what a worker needs: ``imports``, ``include`` and what autodiscovery finds; once.
@@ -389,73 +422,69 @@ class Kern:
         """
         if self._imported:
             return
-        self._imported = True
         self.plugins.notify("kern_import_modules", app=self)
-        directory = os.getcwd()
-        added = directory not in sys.path
-        if added:
-            sys.path.insert(0, directory)
-        try:
+        with working_directory_importable():
             for name in (*self.conf.imports, *self.conf.include):
                 import_module(name)
-            self._discover()
-        finally:
-            if added and directory in sys.path:
-                sys.path.remove(directory)
+            self._discovery.run(self._packages_of_plugins)
+        self._imported = True
 
     def import_object(self, name: str) -> Any:
         """The object ``module:name`` or ``module.name``.
 
         :raises ImproperlyConfigured: it is not there.
         """
-        module_name, _, attribute = name.replace(":", ".").rpartition(".")
-        try:
-            return getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ImproperlyConfigured(f"cannot import {name!r}: {error}") from error
+        return import_name(name)
 
     # -- drivers -------------------------------------------------------------------------------------------------------
 
-    @property
-    def broker_url(self) -> str:
-        """The URL of the broker in use: configured, or the embedded default.
+    def broker_urls(self, write: bool = False) -> list[str]:
+        """URLs of the broker, in the order in which they are to be tried: configured, or the embedded default.
 
+        :param write: for those who publish (``broker_write_url``), else for those who consume (``broker_read_url``).
         :raises ImproperlyConfigured: none is configured and no installed plugin has a default.
         """
-        url = self.conf.broker_write_url or self.conf.broker_url
-        if isinstance(url, str):
-            url = url.split(";")[0] or None
-        elif url:
-            url = url[0]
-        if url:
-            return str(url)
+        conf = self.conf
+        given = (conf.broker_write_url if write else conf.broker_read_url) or conf.broker_url
+        urls = given.split(";") if isinstance(given, str) else list(given or ())
+        if urls:
+            return _in_order([url.strip() for url in urls], conf.broker_failover_strategy)
         for default in self.plugins.ask("kern_default_broker"):
-            return str(default)
+            return [str(default)]
         raise ImproperlyConfigured(
             "no broker is configured and none is installed: pip install kern-broker-sql for the embedded default, "
             "or pass broker= to Kern (setting broker_url, environment KERN_BROKER_URL)"
         )
 
     @property
+    def broker_url(self) -> str:
+        """The first URL of the broker; see :meth:`broker_urls`."""
+        return self.broker_urls()[0]
+
+    @property
     def result_backend_url(self) -> str | None:
         """The URL of the result store in use; beside the embedded default broker results are kept without asking."""
-        url = self.conf.result_backend
+        conf = self.conf
+        url = conf.result_backend
         if url in ("disabled", "disabled://"):
             return None
         if url:
             return str(url)
-        if self.conf.broker_url or self.conf.broker_write_url:
+        if conf.broker_url or conf.broker_write_url or conf.broker_read_url:
             return None
         for default in self.plugins.ask("kern_default_backend", broker_url=self.broker_url):
             return str(default)
         return None
 
-    def make_transport(self) -> Transport:
+    def make_transport(self, attempt: int = 0, write: bool = False) -> Transport:
         """A new transport, not started.
 
+        :param attempt: how many could not be started before: of several brokers another one is chosen.
+        :param write: for those who publish.
         :raises kern.errors.PluginMissing: nothing installed speaks the URL's scheme; says what to install.
         """
-        url = self.broker_url
+        urls = self.broker_urls(write)
+        url = urls[attempt % len(urls)]
         return threaded(self.plugins.driver("transport", _scheme(url))(url, self.conf))
 
     def make_result_store(self) -> ResultStore | None:
@@ -470,16 +499,11 @@ class Kern:
         """:meth:`make_result_store`, for the result client."""
         return self.make_result_store()
 
-    @cached_property
+    @property
     def whole_documents(self) -> bool | None:
         """Whether the result store keeps whole documents; ``None`` where results are not kept."""
         store = self.make_result_store()
         return None if store is None else store.document_form is DocumentForm.WHOLE
-
-    @cached_property
-    def backend(self) -> ResultClient:
-        """The client of the result store."""
-        return ResultClient(self)
 
     @property
     def default_pool(self) -> str:
@@ -487,15 +511,14 @@ class Kern:
         return "prefork" if "prefork" in self.plugins.drivers("pool") else "solo"
 
     def runner(self, hostname: str) -> Runner:
-        """What runs requests of this application."""
-        return Runner(self, hostname)
+        """What runs requests of this application, by the settings as they are now."""
+        version = self.conf.version
+        known = self._runner
+        if known is None or known[0] != version or known[1].hostname != hostname:
+            known = self._runner = (version, Runner(self, hostname))
+        return known[1]
 
     # -- routing -------------------------------------------------------------------------------------------------------
-
-    @cached_property
-    def router(self) -> Router:
-        """Where calls go, by the settings as they are at each call."""
-        return Router(self.conf)
 
     def make_router(self, routes: Any) -> Router:
         """A router with *routes* in place of ``task_routes``."""
@@ -510,11 +533,12 @@ class Kern:
 
         :raises QueueNotFound: a name that is not configured and may not be created.
         """
+        conf = self.conf
         queues = self.router.queues
         queues.select(include)
         queues.deselect(exclude)
         consumed = list(queues.consume_from.values())
-        if self.conf.worker_direct:
+        if conf.worker_direct:
             consumed.append(worker_direct(hostname))
         return consumed
 
@@ -523,63 +547,22 @@ class Kern:
     def call(
         self,
         task: Task[Any, Any],
-        args: Sequence[Any] | None,
-        kwargs: Mapping[str, Any] | None,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> AsyncResult[Any]:
         """Publish a call of *task*; see :meth:`Task.apply_async`."""
-        prepared = self._prepare_task(task, args, kwargs, options)
-        if isinstance(prepared, EagerResult):
-            return prepared
-        self._publisher.send(prepared)
-        return self._published(prepared)
+        return self._calls.call(task, args, kwargs, options)
 
     async def acall(
         self,
         task: Task[Any, Any],
-        args: Sequence[Any] | None,
-        kwargs: Mapping[str, Any] | None,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
         **options: Any,
     ) -> AsyncResult[Any]:
         """:meth:`call` for asyncio."""
-        prepared = self._prepare_task(task, args, kwargs, options)
-        if isinstance(prepared, EagerResult):
-            return prepared
-        await self._publisher.asend(prepared)
-        return self._published(prepared)
-
-    def _prepare_task(
-        self, task: Task[Any, Any], args: Any, kwargs: Any, options: dict[str, Any]
-    ) -> Prepared | EagerResult[Any]:
-        if not self._finalized:
-            self.finalize()
-        if args is not None and not isinstance(args, list | tuple):
-            raise TypeError("task args must be a list or tuple")
-        if kwargs is not None and not isinstance(kwargs, Mapping):
-            raise TypeError("task keyword arguments must be a mapping")
-        if task.typing:
-            task.check_arguments(args or (), kwargs or {})
-        if options.get("task_id", "") is None:
-            del options["task_id"]
-        if self.conf.task_always_eager:
-            return self._always_eager(task, args, kwargs, options)
-        return self._publisher.prepare(task.name, args, kwargs, options, task)
-
-    def _always_eager(self, task: Task[Any, Any], args: Any, kwargs: Any, options: dict[str, Any]) -> EagerResult[Any]:
-        """Run instead of publishing, with arguments that have been through the serializer."""
-        from kern import protocol
-
-        prepared = self._publisher.prepare(task.name, args, kwargs, {**options, "ignore_result": None}, task)
-        body = protocol.read(prepared.publication.message, serialization.accept_set(None) | self._own_types(prepared))
-        options.setdefault("task_id", prepared.publication.task_id)
-        from kern.result import denied_join_result
-
-        with denied_join_result():
-            return self.run_eagerly(task, body.args, body.kwargs, **options)
-
-    def _own_types(self, prepared: Prepared) -> frozenset[str]:
-        """What we have encoded ourselves may be decoded."""
-        return frozenset({prepared.publication.message.content_type})
+        return await self._calls.acall(task, args, kwargs, options)
 
     def send_task(
         self,
@@ -590,12 +573,11 @@ class Kern:
     ) -> AsyncResult[Any]:
         """Publish a call of a task by its name; the task need not be known here.
 
+        :param options: see :data:`kern.call_options.CALL_OPTIONS`; an unknown one is a ``TypeError``.
         :raises PublishRefused: the broker does not have the call.
         :raises PublishUnknown: nobody can tell; publish again with ``task_id=error.task_ids[0]``.
         """
-        prepared = self._prepare_name(name, args, kwargs, options)
-        self._publisher.send(prepared)
-        return self._published(prepared)
+        return self._calls.send_task(name, args, kwargs, options)
 
     async def asend_task(
         self,
@@ -605,90 +587,39 @@ class Kern:
         **options: Any,
     ) -> AsyncResult[Any]:
         """:meth:`send_task` for asyncio."""
-        prepared = self._prepare_name(name, args, kwargs, options)
-        await self._publisher.asend(prepared)
-        return self._published(prepared)
-
-    def _prepare_name(self, name: str, args: Any, kwargs: Any, options: dict[str, Any]) -> Prepared:
-        if options.get("task_id", "") is None:
-            del options["task_id"]
-        task = options.pop("task_type", None) or self.tasks.get(name)
-        if self.conf.task_always_eager:
-            logger.warning("task_always_eager does not concern calls by name: published", name=name)
-        if task is not None:
-            # By name the task's own words on results do not count, as in Celery.
-            options = {**task.execution_options(), **options}
-        return self._publisher.prepare(name, args, kwargs, options)
+        return await self._calls.asend_task(name, args, kwargs, options)
 
     def send_many(
-        self,
-        calls: Iterable[Signature[Any]],
-        timeout: float | None = None,
-        **options: Any,
+        self, calls: Iterable[Signature[Any]], timeout: float | None = None, **options: Any
     ) -> list[AsyncResult[Any]]:
         """Publish many calls, a few hundred in one round trip; the results in order.
+
+        Nothing is sent when one of them is refused beforehand, for its arguments or options.
 
         :param timeout: seconds for all of them; default ``publish_timeout`` for each 10,000.
         :param options: options for all of them.
         :raises PublishRefused: some were refused; ``task_ids`` names those that are not known to be in the broker.
         :raises PublishUnknown: of some nobody can tell; likewise.
         """
-        batch = [self._prepare_signature(call, options) for call in calls]
-        if not batch:
-            return []
-        if batch[0].connection is not None:
-            self._publisher._send_within(batch)
-            return [self._published(item) for item in batch]
-        errors = self._publisher.send_batch(batch, self._many_timeout(timeout, batch), batch[0].policy)
-        return self._published_many(batch, errors)
+        return self._calls.send_many(calls, timeout, options)
 
     async def asend_many(
         self, calls: Iterable[Signature[Any]], timeout: float | None = None, **options: Any
     ) -> list[AsyncResult[Any]]:
         """:meth:`send_many` for asyncio."""
-        batch = [self._prepare_signature(call, options) for call in calls]
-        if not batch:
-            return []
-        errors = await self._publisher.asend_batch(batch, self._many_timeout(timeout, batch), batch[0].policy)
-        return self._published_many(batch, errors)
+        return await self._calls.asend_many(calls, timeout, options)
 
-    def _many_timeout(self, timeout: float | None, batch: Sequence[Prepared]) -> float:
-        return timeout if timeout is not None else batch[0].timeout * (1 + len(batch) // 10_000)
+    def publication(self, call: Signature[Any], **options: Any) -> Publication:
+        """The message of a call, to be published with an outcome, by a schedule, or by :meth:`publish`."""
+        return self._calls.publication(call, options)
 
-    def _prepare_signature(self, call: Signature[Any], options: Mapping[str, Any]) -> Prepared:
-        args, kwargs, merged = call._merge((), {}, options)
-        task = self.tasks.get(call.task)
-        given = {key: value for key, value in merged.items() if value is not None}
-        if task is None:
-            return self._publisher.prepare(call.task, args, kwargs, given)
-        if task.typing:
-            task.check_arguments(args, kwargs)
-        return self._publisher.prepare(call.task, args, kwargs, given, task)
+    def publish(self, publications: Sequence[Publication]) -> None:
+        """Publish messages that are ready.
 
-    def _published_many(
-        self, batch: Sequence[Prepared], errors: Sequence[PublishRefused | PublishUnknown | None]
-    ) -> list[AsyncResult[Any]]:
-        missing = [item.publication.task_id for item, error in zip(batch, errors, strict=True) if error is not None]
-        if missing:
-            first = next(error for error in errors if error is not None)
-            unknown = next((error for error in errors if isinstance(error, PublishUnknown)), None)
-            sentence = f"{len(missing)} of {len(batch)} calls are not confirmed: {unknown or first}"
-            error: PublishRefused | PublishUnknown
-            error = PublishUnknown(sentence, missing) if unknown else PublishRefused(sentence)
-            error.task_ids = tuple(missing)
-            raise error from (unknown or first)
-        return [self._published(item) for item in batch]
-
-    def _published(self, prepared: Prepared) -> AsyncResult[Any]:
-        cls = prepared.result_cls or AsyncResult
-        result: AsyncResult[Any] = cls(prepared.publication.task_id, app=self)
-        if prepared.ignored:
-            result.ignored = True
-        if prepared.add_to_parent:
-            parent = running_worker_task()
-            if parent is not None:
-                parent.task.add_trail(result)
-        return result
+        :raises PublishRefused: some were refused; ``task_ids`` names those that are not known to be in the broker.
+        :raises PublishUnknown: of some nobody can tell; likewise.
+        """
+        self._calls.publish(publications)
 
     def signature(self, *args: Any, **kwargs: Any) -> Signature[Any]:
         """A call as data, of a task, a name or a mapping."""
@@ -699,59 +630,74 @@ class Kern:
 
         :raises CapabilityMissing: none is installed.
         """
-        from kern.contracts.continuation import Composer
-
         for kind in ("chain", "callbacks"):
             continuation = self.plugins.continuation(kind)
             if isinstance(continuation, Composer):
                 return continuation.compose(left, right)
         raise CapabilityMissing("nothing installed can compose calls: pip install kern-canvas")
 
+    def run_eagerly(
+        self,
+        task: Task[Any, Any],
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        task_id: str | None = None,
+        throw: bool | None = None,
+        **options: Any,
+    ) -> EagerResult[Any]:
+        """Run *task* here and now, as a worker would; see :meth:`Task.apply`."""
+        return eager.run(self, task, args, kwargs, options, task_id, throw)
+
     # -- what the stages ask for ---------------------------------------------------------------------------------------
 
-    def ask_arguments(
-        self, task: Task[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any], serializer: str
-    ) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-        """What plugins make of a call's arguments."""
-        if "kern_prepare_arguments" not in self.plugins.listening:
-            return []
-        return self.plugins.ask(
-            "kern_prepare_arguments", app=self, task=task, args=args, kwargs=kwargs, serializer=serializer
-        )
+    def continuations(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What is to follow a call with these options, as it travels.
+
+        :raises CapabilityMissing: nothing installed can continue it; says what to install.
+        """
+        return self._publisher.continuations(options)
+
+    def prepare_arguments(
+        self, task: Task[Any, Any], args: Sequence[Any], kwargs: Mapping[str, Any], serializer: str
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """What plugins make of a call's arguments before they are encoded with *serializer*."""
+        if "kern_prepare_arguments" in self.plugins.listening:
+            for ask in self.plugins.askers("kern_prepare_arguments"):
+                answer = ask(app=self, task=task, args=tuple(args), kwargs=dict(kwargs), serializer=serializer)
+                if answer is not None:
+                    args, kwargs = answer
+        return args, kwargs
 
     def encode_message(self, message: Message) -> Message:
-        """What plugins make of a message before it is published."""
+        """What plugins make of a message before it is published; an error of theirs keeps it from being sent."""
         if "kern_encode_message" in self.plugins.listening:
-            for answer in self.plugins.ask("kern_encode_message", app=self, message=message):
-                message = answer
+            for ask in self.plugins.askers("kern_encode_message"):
+                message = ask(app=self, message=message) or message
         return message
 
-    def decode_message(self, message: Message) -> list[Message]:
-        """What plugins make of a message before it is admitted.
+    def decode_message(self, message: Message) -> Message:
+        """What plugins make of a message before it is admitted: the way back.
 
         :raises kern.errors.SecurityError: a plugin refuses it.
         """
-        return self.plugins.ask("kern_decode_message", app=self, message=message)
+        if "kern_decode_message" in self.plugins.listening:
+            for ask in reversed(self.plugins.askers("kern_decode_message")):
+                message = ask(app=self, message=message) or message
+        return message
 
-    def retry_publication(self, request: Request, retry: Retry) -> Publication:
-        """The message by which *request* is tried again: the same id, one retry more."""
-        call: Signature[Any] = retry.sig
-        options = {key: value for key, value in call.options.items() if value is not None}
-        options["parent_id"] = request.id
-        options["root_id"] = request.root_id or request.id
-        if request.ignore_result is not None:
-            options.setdefault("ignore_result", request.ignore_result)
-        task = self._tasks.get(call.task)
-        return self._publisher.prepare(call.task, call.args, call.kwargs, options, task).publication
+    def retry_publication(self, request: Request, call: Signature[Any]) -> Publication:
+        """The message by which *request* is tried again as *call*: the same id, one retry more."""
+        return self._calls.retry_publication(request, call)
 
     def repeat(self, request: Request, document: Document) -> Outcome:
         """The outcome of a request whose final result is stored already: what follows it is sent again."""
-        from kern import protocol
-
         runner = self.runner(request.hostname or "")
-        if request.args is None:
-            protocol.attach(request, protocol.read(protocol.message_of(request), self.accept))
-        meta = documents.decode_document(document, self.accept)
+        try:
+            if request.args is None:
+                protocol.attach(request, protocol.read(protocol.message_of(request), self.accept))
+            meta = documents.decode_document(document, self.accept)
+        except KernError as error:
+            return attrs.evolve(runner.unreadable(request, error), document=None)
         follows = runner.follow(request, meta.status, meta.result) if meta.status != states.REVOKED else None
         return Outcome(
             receipt=request.receipt,
@@ -772,66 +718,9 @@ class Kern:
             return None
         return self.connection.do(lambda transport: transport.locate(task_ids), timeout)
 
-    # -- eager runs ----------------------------------------------------------------------------------------------------
-
-    def run_eagerly(
-        self,
-        task: Task[Any, Any],
-        args: Sequence[Any] | None = None,
-        kwargs: Mapping[str, Any] | None = None,
-        task_id: str | None = None,
-        throw: bool | None = None,
-        retries: int = 0,
-        headers: Mapping[str, Any] | None = None,
-        **options: Any,
-    ) -> EagerResult[Any]:
-        """Run *task* here and now, as a worker would."""
-        if not self._finalized:
-            self.finalize()
-        task_id = task_id or str(uuid4())
-        throw = self.conf.task_eager_propagates if throw is None else throw
-        parent = running()
-        stamped = options.get("stamped_headers")
-        request = Request(
-            id=task_id,
-            task=task.name,
-            args=tuple(args or ()),
-            kwargs=dict(kwargs or {}),
-            retries=retries,
-            called_directly=False,
-            is_eager=True,
-            hostname=socket.gethostname(),
-            headers=dict(headers) if headers else None,
-            ignore_result=options.get("ignore_result"),
-            root_id=options.get("root_id") or (parent.request.root_id or parent.request.id if parent else task_id),
-            parent_id=options.get("parent_id") or (parent.request.id if parent else None),
-            group=options.get("group_id"),
-            group_index=options.get("group_index"),
-            stamped_headers=list(stamped) if stamped else None,
-            stamps={name: options.get(name) for name in stamped} if stamped else None,
-            callbacks=options.get("link"),
-            errbacks=options.get("link_error"),
-            delivery_info={
-                "is_eager": True,
-                "exchange": options.get("exchange"),
-                "routing_key": options.get("routing_key"),
-                "priority": options.get("priority"),
-            },
-        )
-        execution = run_eagerly(self.runner(request.hostname or ""), task, request, throw)
-        self._store_eager(task, request, execution)
-        return EagerResult(task_id, execution.value, execution.state, traceback=execution.traceback, name=task.name)
-
-    def _store_eager(self, task: Task[Any, Any], request: Request, execution: Any) -> None:
-        ignored = request.ignore_result if request.ignore_result is not None else task.ignore_result
-        if task.store_eager_result and not ignored and execution.state in states.READY_STATES:
-            self.backend.store_result(
-                request.id, execution.value, execution.state, traceback=execution.traceback, request=request
-            )
-
     # -- results -------------------------------------------------------------------------------------------------------
 
-    def AsyncResult(self, task_id: str, **options: Any) -> AsyncResultType[Any]:
+    def AsyncResult(self, task_id: str, **options: Any) -> AsyncResult[Any]:
         """The result of the call *task_id*."""
         return AsyncResult(task_id, app=self, **options)
 
@@ -848,19 +737,12 @@ class Kern:
     @property
     def thread_oid(self) -> str:
         """Names this process, thread and application, where replies go."""
-        key = (os.getpid(), threading.get_ident())
-        cached = _oids.get(self)
-        if cached is None:
-            cached = _oids[self] = {}
-        oid = cached.get(key)
-        if oid is None:
-            oid = cached[key] = str(uuid3(NAMESPACE_OID, f"{_process_id():x}-{key[0]:x}-{key[1]:x}-{id(self):x}"))
-        return oid
+        return self._identity.of_thread()
 
     @property
     def oid(self) -> str:
         """Names this process and application."""
-        return str(uuid3(NAMESPACE_OID, f"{_process_id():x}-{os.getpid():x}-0-{id(self):x}"))
+        return self._identity.of_process()
 
     def either(self, default_key: str, *defaults: Any) -> Any:
         """The first of *defaults* that is not ``None``, else the setting."""
@@ -871,139 +753,50 @@ class Kern:
 
     def close(self) -> None:
         """Close every connection; the application can be used again."""
+        shared_tasks.release(self)
         self.connection.close()
-        client = self.__dict__.pop("backend", None)
-        if client is not None:
-            client.close()
+        self.backend.close()
 
-    def __enter__(self) -> Kern:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
+    def __reduce__(self) -> Any:
+        return _imported, (self.import_path,)
+
     def __repr__(self) -> str:
         return f"<Kern {self.main or '__main__'} at {id(self):#x}>"
 
 
-# -- shared tasks ------------------------------------------------------------------------------------------------------
+def _task_class(
+    fun: Callable[..., Any], name: str, base: type[Task[Any, Any]], bind: bool, options: Mapping[str, Any]
+) -> type[Task[Any, Any]]:
+    """The class of which the task of *fun* is the one instance."""
+    bases: tuple[type, ...] = (base,)
+    if inspect.iscoroutinefunction(fun) and not issubclass(base, AsyncTask):
+        bases = (AsyncTask,) if base is Task else (AsyncTask, base)
+    attributes = {
+        "name": name,
+        "run": fun if bind else staticmethod(fun),
+        "__doc__": fun.__doc__,
+        "__module__": fun.__module__,
+        "__qualname__": fun.__qualname__,
+        "__wrapped__": staticmethod(fun),
+        **options,
+    }
+    return type(fun.__name__, bases, attributes)
 
 
-class SharedTask:
-    """A task defined for whichever application there is: finds its own when it is used."""
-
-    def __init__(self, fun: Callable[..., Any], options: Mapping[str, Any]) -> None:
-        self.__wrapped__ = fun
-        self._options = options
-        self.__name__, self.__doc__, self.__module__ = fun.__name__, fun.__doc__, fun.__module__
-
-    def define_on(self, app: Kern) -> Task[Any, Any]:
-        """The task of *app*."""
-        return cast("Task[Any, Any]", app._task_from(self.__wrapped__, **self._options))
-
-    def _task(self) -> Task[Any, Any]:
-        entry = running()
-        app = entry.task.app if entry is not None else shared.only_app(self.__name__)
-        name = self._options.get("name") or app.gen_task_name(self.__name__, self.__module__)
-        found = app.tasks.get(name)
-        return found if found is not None else self.define_on(app)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._task()(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._task(), name)
-
-    def __repr__(self) -> str:
-        return f"<@shared_task: {self.__module__}.{self.__name__}>"
-
-
-class SharedTasks:
-    """Definitions made by ``@shared_task``, for every application of the process.
-
-    The one declared global: a library that defines tasks does not know the application that will run them.
-    """
-
-    def __init__(self) -> None:
-        self._pending: list[SharedTask] = []
-        self._apps: weakref.WeakSet[Kern] = weakref.WeakSet()
-
-    def adopt(self, app: Kern) -> None:
-        self._apps.add(app)
-
-    def add(self, definition: SharedTask) -> None:
-        self._pending.append(definition)
-        for app in list(self._apps):
-            if app._finalized:
-                definition.define_on(app)
-
-    def define_on(self, app: Kern) -> None:
-        for definition in self._pending:
-            definition.define_on(app)
-
-    def only_app(self, name: str) -> Kern:
-        """
-        :raises ImproperlyConfigured: there is none, or more than one.
-        """
-        apps = list(self._apps)
-        if len(apps) == 1:
-            return apps[0]
-        if not apps:
-            raise ImproperlyConfigured(f"shared task {name!r} was called before an application was made: app = Kern(…)")
-        raise ImproperlyConfigured(
-            f"shared task {name!r} belongs to {len(apps)} applications; call it through one: app.tasks[…]"
-        )
-
-
-shared = SharedTasks()
-
-
-@overload
-def shared_task(fun: Callable[P, R], /) -> Task[P, R]: ...
-@overload
-def shared_task(*, bind: Literal[True], **options: Any) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
-@overload
-def shared_task(*, bind: Literal[False] = ..., **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]: ...
-def shared_task(*args: Any, **options: Any) -> Any:
-    """Decorator: a task of every application, for libraries that do not have one. Options as :meth:`Kern.task`."""
-
-    def define(fun: Callable[..., Any]) -> SharedTask:
-        definition = SharedTask(fun, options)
-        shared.add(definition)
-        return definition
-
-    return define(args[0]) if args else define
-
-
-# -- built-in tasks ----------------------------------------------------------------------------------------------------
-
-
-def _define_built_in(app: Kern) -> None:
-    """Celery's own tasks that need no workflow, under their names."""
-
-    def backend_cleanup() -> None:
-        """Delete expired results where the server does not."""
-        app.backend.cleanup()
-
-    def accumulate(*args: Any, index: int | None = None) -> Any:
-        """All arguments, or the one at *index*."""
-        return args if index is None else args[index]
-
-    app._task_from(backend_cleanup, name="celery.backend_cleanup", shared=False)
-    app._task_from(accumulate, name="celery.accumulate", shared=False)
-
-
-# -- helpers -----------------------------------------------------------------------------------------------------------
-
-_oids: weakref.WeakKeyDictionary[Kern, dict[tuple[int, int], str]] = weakref.WeakKeyDictionary()
-_process: dict[int, int] = {}
-
-
-def _process_id() -> int:
-    pid = os.getpid()
-    if pid not in _process:
-        _process[pid] = uuid4().int
-    return _process[pid]
+def _in_order(urls: list[str], strategy: Any) -> list[str]:
+    """The setting ``broker_failover_strategy``."""
+    if strategy == "shuffle":
+        return random.sample(urls, len(urls))
+    if callable(strategy):
+        # Such as itertools.cycle, which never ends.
+        return list(islice(strategy(urls), len(urls))) or urls
+    return urls
 
 
 def _scheme(url: str) -> str:
@@ -1019,40 +812,7 @@ def _scheme(url: str) -> str:
     return scheme.lower()
 
 
-def _as_attribute(value: Any) -> Any:
-    """A function given as an option is a value, not a method."""
-    return staticmethod(value) if inspect.isfunction(value) else value
-
-
-def import_module(name: str) -> ModuleType:
-    """
-    :raises ImproperlyConfigured: it cannot be imported; names the module and the cause.
-    """
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        raise ImproperlyConfigured(
-            f"the module {name!r} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-
-
-def _import_related(package: str, related_name: str | None) -> None:
-    try:
-        importlib.import_module(package)
-    except ModuleNotFoundError as error:
-        parent = package.rpartition(".")[0]
-        if not parent or error.name != package:
-            raise ImproperlyConfigured(f"the package {package!r} cannot be imported: {error}") from error
-        package = parent
-    if not related_name:
-        return
-    module = f"{package}.{related_name}"
-    try:
-        importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise ImproperlyConfigured(f"the module {module!r} cannot be imported: {error}") from error
-    except Exception as error:
-        raise ImproperlyConfigured(
-            f"the module {module!r} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+def _imported(path: str) -> Kern:
+    """A pickled application, found again where it can be imported from."""
+    module, _, attribute = path.partition(":")
+    return cast(Kern, getattr(importlib.import_module(module), attribute))

@@ -109,24 +109,30 @@ class Hooks:
         """Names of options of ``@app.task`` that the plugin makes act."""
 
     @_spec
+    def kern_task_packages(self, app: Kern) -> Sequence[str]:  # type: ignore[empty-body]
+        """Packages to look for tasks in, where ``app.autodiscover_tasks()`` names none."""
+
+    @_spec
     def kern_task_registered(self, app: Kern, task: Task[Any, Any]) -> None:
-        """A task has been registered; a plugin may set ``task.run`` to a wrapper."""
+        """A task has been registered; a plugin may wrap its body by ``task.annotate_with({"@run": decorator})``."""
 
     @_spec
     def kern_prepare_arguments(
         self, app: Kern, task: Task[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any], serializer: str
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        """Called at the call site before arguments are encoded; an answer replaces them."""
+        """Called at the call site before arguments are encoded; an answer replaces them, for the next listener too. An
+        exception is the caller's."""
 
     @_spec
     def kern_encode_message(self, app: Kern, message: Message) -> Message | None:
-        """Called with every message before it is published (signing, encryption); an answer replaces it."""
+        """Called with every message before it is published (signing, encryption); an answer replaces it, for the next
+        listener too. An exception is the caller's: nothing is published."""
 
     @_spec
     def kern_decode_message(self, app: Kern, message: Message) -> Message | None:
-        """Called with every message before it is admitted; an answer replaces it.
+        """Called with every message before it is admitted, in the reverse order; an answer replaces it.
 
-        :class:`~kern.errors.SecurityError` sends it to quarantine.
+        An exception, such as :class:`~kern.errors.SecurityError`, sends it to quarantine.
         """
 
     @_spec(firstresult=True)

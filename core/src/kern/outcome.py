@@ -155,3 +155,7 @@ class Outcome:
     pid: int | None = None
     #: One line for the log: a shortened representation of value or error, sensitive parts masked.
     summary: str = ""
+    #: Text of the traceback for the log; ``None`` where there is none, or where the failure was expected.
+    traceback: str | None = None
+    #: The failure is one that the task says may happen (``throws``): no reason to alarm anybody.
+    expected: bool = False

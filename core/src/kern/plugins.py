@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import attrs
@@ -52,6 +52,12 @@ KNOWN_DRIVERS: Mapping[str, Mapping[str, str]] = {
     "scheduler": {},
     "monitor": {},
 }
+
+
+#: What to install for an option of ``@app.task`` that nothing installed makes act.
+KNOWN_TASK_OPTIONS: Mapping[str, str] = dict.fromkeys(
+    ("pydantic", "pydantic_strict", "pydantic_context", "pydantic_dump_kwargs"), "kern-pydantic"
+)
 
 
 class State(enum.StrEnum):
@@ -348,6 +354,17 @@ class Plugins:
                 answers.append(answer)
         return answers
 
+    def askers(self, hook_name: str) -> list[Callable[..., Any]]:
+        """What implements a hook, in the order in which it is asked; for hooks whose errors are the caller's.
+
+        Each takes all of the hook's arguments by keyword.
+        """
+        self.load()
+        return [
+            _asker(implementation)
+            for implementation in reversed(getattr(self._manager.hook, hook_name).get_hookimpls())
+        ]
+
     def offered(self, hook_name: str) -> list[tuple[str, Any]]:
         """What each plugin hands over by a hook without arguments, with the plugin's name."""
         self.load()
@@ -378,6 +395,15 @@ _DRIVER_HOOKS = {
     "scheduler": "kern_schedulers",
     "monitor": "kern_monitors",
 }
+
+
+def _asker(implementation: Any) -> Callable[..., Any]:
+    """A hook implementation that takes what it wants of the hook's arguments."""
+
+    def ask(**arguments: Any) -> Any:
+        return implementation.function(*[arguments[name] for name in implementation.argnames])
+
+    return ask
 
 
 def _distribution(entry_point: Any) -> tuple[str, str]:

@@ -1,35 +1,30 @@
 """Publishing: from a call to a message that the broker has confirmed, within one deadline.
 
-An answer is always one of three: confirmed, *refused* (the message is not there), *unknown* (publish it again under the
-same id). :class:`Publisher` makes messages of calls, :class:`Connection` gives them to the transport.
+An answer is always one of three: confirmed, *refused* (the message is not there), *unknown* (publish it again under
+the same id). :class:`Publisher` makes messages of calls and gives them to the transport; a :class:`Sending` is what is
+known of a batch on its way.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import attrs
 
 from kern import log, protocol, seams
+from kern.call_options import NO_RETRY, PROPERTIES, RetryPolicy
+from kern.connection import Connection
 from kern.contracts.continuation import unsupported
 from kern.contracts.port import Reply
-from kern.contracts.transport import Owner, Transport, TransportCapability
-from kern.errors import (
-    CapabilityMissing,
-    MessageTooLarge,
-    PublishRefused,
-    PublishUnknown,
-    TransportError,
-    nearest,
-)
+from kern.contracts.transport import Transport, TransportCapability
+from kern.errors import CapabilityMissing, MessageTooLarge, PublishRefused, PublishUnknown, TransportError
 from kern.message import CONTINUATIONS, Message, Publication
 from kern.protocol import Call
 from kern.queues import QueueSpec
@@ -42,208 +37,12 @@ if TYPE_CHECKING:
     from kern.app import Kern
 
 logger = log.get_logger("kern.publish")
-T = TypeVar("T")
 
 #: Messages in one round trip.
 CHUNK = 300
 
-#: Every option of a call, and what it does.
-CALL_OPTIONS: Mapping[str, str] = {
-    "task_id": "id of the call; a new UUID by default",
-    "countdown": "seconds from now before which it does not start",
-    "eta": "datetime or ISO text before which it does not start",
-    "expires": "seconds, datetime or ISO text after which it does not start",
-    "shadow": "another name for logs and monitors",
-    "link": "call or calls to make with the result",
-    "link_error": "call or calls to make on failure",
-    "chain": "what follows, last first",
-    "chord": "the body to notify",
-    "queue": "name of the queue, or a Queue",
-    "exchange": "name of the exchange, or an Exchange",
-    "exchange_type": "type of the exchange",
-    "routing_key": "routing key",
-    "route_name": "name to route by instead of the task's",
-    "router": "routes to use instead of the application's",
-    "priority": "0 to 9 or as the queue allows",
-    "serializer": "serializer of the body",
-    "compression": "compression of the body",
-    "delivery_mode": "1 or 'transient', 2 or 'persistent'",
-    "headers": "headers of your own",
-    "time_limit": "hard limit in seconds",
-    "soft_time_limit": "soft limit in seconds",
-    "ignore_result": "store no result",
-    "add_to_parent": "record the result as a child of the running task",
-    "retry": "publish again when the broker did not take it",
-    "retry_policy": "max_retries, interval_start, interval_step, interval_max, retry_errors",
-    "timeout": "seconds to wait for the broker's confirmation, in all",
-    "confirm_timeout": "the same as timeout",
-    "connection": "publish inside this open database connection or session",
-    "declare": "queues to declare first",
-    "mandatory": "accepted: what cannot be routed is always refused",
-    "reply_to": "where replies go",
-    "root_id": "id of the workflow's first call",
-    "parent_id": "id of the calling task",
-    "group_id": "id of the group it belongs to",
-    "group_index": "its place in the group",
-    "retries": "how often it was retried",
-    "replaced_task_nesting": "how often it was replaced",
-    "origin": "name of the publishing node",
-    "argsrepr": "representation of the arguments for display",
-    "kwargsrepr": "representation of the keyword arguments for display",
-    "stamped_headers": "names of stamps; each is an option of its own",
-    "result_cls": "class of the result object",
-    "task_type": "the task whose options count as defaults",
-    "app_id": "message property",
-    "message_id": "message property",
-    "type": "message property",
-    "user_id": "message property",
-    "timestamp": "message property",
-    "cluster_id": "message property",
-}
-
-#: Options of Celery's that cannot act here, and why.
-REFUSED_OPTIONS: Mapping[str, str] = {
-    "producer": "kern publishes on its own connection; to publish inside a transaction pass connection=",
-    "publisher": "kern publishes on its own connection; to publish inside a transaction pass connection=",
-    "immediate": "no broker supports it any more",
-    "event_dispatcher": "register a listener of kern_after_publish instead",
-}
-
-_PROPERTIES = ("app_id", "message_id", "type", "user_id", "timestamp", "cluster_id")
-
-
-@attrs.frozen
-class RetryPolicy:
-    """How a publication that the broker did not take is tried again."""
-
-    max_retries: int | None = 3
-    interval_start: float = 0.0
-    interval_step: float = 0.2
-    interval_max: float = 1.0
-    #: Further errors after which it is tried again.
-    retry_errors: tuple[type[BaseException], ...] = ()
-
-    @classmethod
-    def of(cls, *policies: Mapping[str, Any] | None) -> RetryPolicy:
-        """
-        :raises TypeError: a key that is none of the policy's.
-        """
-        merged: dict[str, Any] = {}
-        for policy in policies:
-            merged.update(policy or {})
-        known = {field.name for field in attrs.fields(cls)}
-        for key in merged:
-            if key not in known:
-                raise TypeError(f"unknown key {key!r} in a retry policy; known: {', '.join(sorted(known))}")
-        if merged.get("retry_errors") is None:
-            merged.pop("retry_errors", None)
-        return cls(**merged)
-
-    def pauses(self) -> Iterable[float]:
-        """Seconds to wait before each further attempt."""
-        attempt = 0
-        while self.max_retries is None or attempt < self.max_retries:
-            yield min(self.interval_max, self.interval_start + self.interval_step * attempt)
-            attempt += 1
-
-
-NO_RETRY = RetryPolicy(max_retries=0)
-
-
-class Connection:
-    """The application's connection to the broker: made when first used, anew in a forked process.
-
-    Thread-safe. The blocking methods are deadline loops over the port, those for asyncio wait on the caller's loop.
-    """
-
-    def __init__(self, make: Callable[[], Transport]) -> None:
-        self._make = make
-        self._lock = threading.Lock()
-        self._port: Transport | None = None
-        self._started: Reply[None] | None = None
-        self._pid = 0
-        self._declared: set[str] = set()
-
-    def _begin(self) -> tuple[Transport, Reply[None]]:
-        with self._lock:
-            spent = self._started is not None and self._started.done() and self._started.exception() is not None
-            if self._port is None or self._pid != os.getpid() or spent:
-                self._port = self._make()
-                self._pid = os.getpid()
-                self._declared = set()
-                self._started = self._port.start(Owner(f"client:{self._pid}:{uuid4().hex[:8]}"), lambda _event: None)
-            assert self._started is not None
-            return self._port, self._started
-
-    def port(self, timeout: float) -> Transport:
-        """The connected port; blocks.
-
-        :raises TransportError: the broker cannot be used.
-        """
-        port, started = self._begin()
-        if not started.done():
-            try:
-                port.drive(started, timeout)
-            except TimeoutError:
-                raise TransportError(f"the broker {port.url} did not answer within {timeout:g} s") from None
-        started.result()
-        return port
-
-    async def aport(self, timeout: float) -> Transport:
-        """The connected port, for asyncio."""
-        port, started = self._begin()
-        if not started.done():
-            try:
-                await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(started)), timeout)
-            except TimeoutError:
-                raise TransportError(f"the broker {port.url} did not answer within {timeout:g} s") from None
-        started.result()
-        return port
-
-    def do(self, command: Callable[[Transport], Reply[T]], timeout: float) -> T:
-        """Give one command and wait for its reply; blocks.
-
-        :raises TransportError: also when *timeout* seconds have passed.
-        """
-        until = time.monotonic() + timeout
-        port = self.port(timeout)
-        reply = command(port)
-        try:
-            return port.drive(reply, max(0.001, until - time.monotonic()))
-        except TimeoutError:
-            reply.cancel()
-            raise TransportError(f"the broker {port.url} did not answer within {timeout:g} s") from None
-
-    async def ado(self, command: Callable[[Transport], Reply[T]], timeout: float) -> T:
-        """:meth:`do` for asyncio."""
-        until = time.monotonic() + timeout
-        port = await self.aport(timeout)
-        reply = command(port)
-        try:
-            return await asyncio.wait_for(
-                asyncio.shield(asyncio.wrap_future(reply)), max(0.001, until - time.monotonic())
-            )
-        except TimeoutError:
-            reply.cancel()
-            raise TransportError(f"the broker {port.url} did not answer within {timeout:g} s") from None
-
-    def undeclared(self, queues: Iterable[QueueSpec | None]) -> list[QueueSpec]:
-        """Those of *queues* that this connection has not declared yet."""
-        return [queue for queue in queues if queue is not None and queue.name not in self._declared]
-
-    def note_declared(self, queues: Iterable[QueueSpec]) -> None:
-        self._declared.update(queue.name for queue in queues)
-
-    def close(self) -> None:
-        """Disconnect; the next use connects again."""
-        with self._lock:
-            port, self._port, self._started = self._port, None, None
-        if port is not None and self._pid == os.getpid():
-            reply = port.stop()
-            try:
-                port.drive(reply, 2.0)
-            except TimeoutError:
-                logger.debug("connection did not close in time", url=port.url)
+#: What became of one publication: confirmed, or why not.
+Answer = PublishRefused | PublishUnknown | None
 
 
 @attrs.frozen
@@ -267,6 +66,8 @@ class _Plan:
 
     conf: PublishSettings
     version: int
+    #: What was configured by code: queues added or taken away.
+    queue_changes: int
     #: The task's own options when this was decided.
     defaults: Mapping[str, Any]
     destination: Destination
@@ -281,16 +82,12 @@ class _Plan:
     timeout: float
     policy: RetryPolicy
 
-    @property
-    def ignored(self) -> bool:
-        return bool(self.ignore_result)
-
-    def valid_for(self, conf: PublishSettings, version: int, task: Task[Any, Any] | None) -> bool:
+    def valid_for(self, conf: PublishSettings, app: Kern, task: Task[Any, Any]) -> bool:
         """Whether nothing has changed since: settings, queues, or the task's own options."""
         return (
             self.conf is conf
-            and self.version == version
-            and task is not None
+            and self.version == app.conf.version
+            and self.queue_changes == app.router.queues.changes
             and self.ignore_result == bool(task.ignore_result)
             and self.defaults == task.execution_options()
         )
@@ -313,10 +110,14 @@ class Publisher:
         kwargs: Mapping[str, Any] | None,
         options: Mapping[str, Any],
         task: Task[Any, Any] | None = None,
+        by_name: bool = False,
     ) -> Prepared:
         """Everything that can be decided and refused without the broker.
 
-        :raises TypeError: arguments or options do not fit; names which.
+        :param options: see :data:`kern.call_options.CALL_OPTIONS`; checked already.
+        :param task: the task, if it is known here.
+        :param by_name: it is called by its name: what it says itself of results and its shown name does not count.
+        :raises TypeError: arguments do not fit.
         :raises kern.errors.EncodeError: an argument cannot be serialised; names it.
         :raises MessageTooLarge: see ``message_size_limit``.
         :raises CapabilityMissing: a continuation that nothing installed can continue.
@@ -326,24 +127,18 @@ class Publisher:
         args = () if args is None else args
         kwargs = {} if kwargs is None else kwargs
         parent = running_worker_task()
-        plan = self._plan(name, args, kwargs, options, task, conf, parent)
+        plan = self._plan(name, args, kwargs, options, task, by_name, conf, parent)
         if task is not None:
-            for answer in app.ask_arguments(task, tuple(args), dict(kwargs), plan.serializer):
-                args, kwargs = answer
-        message = self._message(name, args, kwargs, options, task, conf, plan, parent)
+            args, kwargs = app.prepare_arguments(task, args, kwargs, plan.serializer)
+        shown = None if by_name else task
+        message = app.encode_message(self._message(name, args, kwargs, options, task, shown, conf, plan, parent))
         if conf.message_size_limit and message.size > conf.message_size_limit:
             raise MessageTooLarge(message.size, conf.message_size_limit, name)
         destination = plan.destination
         return Prepared(
-            Publication(
-                app.encode_message(message),
-                destination.exchange,
-                destination.routing_key,
-                destination.exchange_type,
-                due=plan.due,
-            ),
+            Publication(message, destination.exchange, destination.routing_key, destination.exchange_type, plan.due),
             plan.queue,
-            plan.ignored,
+            bool(plan.ignore_result),
             plan.timeout,
             plan.policy,
             options.get("add_to_parent", True) if options else True,
@@ -359,50 +154,53 @@ class Publisher:
         kwargs: Any,
         options: Mapping[str, Any],
         task: Task[Any, Any] | None,
+        by_name: bool,
         conf: PublishSettings,
         parent: Running | None,
     ) -> _Plan:
         """Where the call goes and how; remembered for calls without options, which differ in nothing but arguments."""
-        simple = not options and parent is None and task is not None
+        app = self._app
+        simple = not options and parent is None and task is not None and not by_name
         if simple:
             known = self._plans.get(name)
-            if known is not None and known.valid_for(conf, self._app.conf.version, task):
+            if known is not None and task is not None and known.valid_for(conf, app, task):
                 return known
-        if options:
-            check_options(options, options.get("stamped_headers") or ())
         given: Mapping[str, Any] = options
-        defaults: Mapping[str, Any] = {}
+        defaults: dict[str, Any] = {}
         if task is not None:
             defaults = task.execution_options()
-            if defaults:
+            given = {**defaults, **options}
+            if not by_name and "priority" not in options:
                 # A task's own priority weighs less than its route's: the router asks the task.
-                given = {**{key: value for key, value in defaults.items() if key != "priority"}, **options}
+                given.pop("priority", None)
         inherited = None
         if parent is not None and options.get("parent_id") is None and options.get("root_id") is None:
             inherited = (parent.request.delivery_info or {}).get("priority")
-        router = self._app.router if options.get("router") is None else self._app.make_router(options["router"])
+        router = app.router if options.get("router") is None else app.make_router(options["router"])
         destination = router.route(given, options.get("route_name") or name, args, kwargs, task, inherited)
         get = destination.options.get
-        zone, now = self._app.timezone, clock.now()
+        zone, now = app.timezone, clock.now()
         countdown = get("countdown")
         eta = None if countdown else get("eta")
-        due = due_time(countdown, eta, zone, now)
-        expires = expiry_time(get("expires"), zone, now)
+        # What comes without a zone is in UTC: so it is read by whoever takes the message.
+        due = due_time(countdown, eta, UTC, now)
+        expires = expiry_time(get("expires"), UTC, now)
         if expires is not None and expires.timestamp() <= now:
             logger.warning("published with an expiry that has passed", task=name, expires=str(expires))
         ignore = options.get("ignore_result")
-        if ignore is None and task is not None:
+        if ignore is None and task is not None and not by_name:
             ignore = bool(task.ignore_result)
         policy = NO_RETRY
-        if options.get("retry", conf.task_publish_retry):
+        if _given(options.get("retry"), conf.task_publish_retry):
             policy = RetryPolicy.of(conf.task_publish_retry_policy, options.get("retry_policy"))
         plan = _Plan(
             conf=conf,
-            version=self._app.conf.version,
-            defaults=dict(defaults),
+            version=app.conf.version,
+            queue_changes=app.router.queues.changes,
+            defaults=defaults,
             destination=destination,
             queue=destination.queue if destination.declare else None,
-            declare=tuple(self._app.queue_spec(queue) for queue in options.get("declare") or ()),
+            declare=tuple(app.queue_spec(queue) for queue in options.get("declare") or ()),
             serializer=get("serializer") or conf.task_serializer,
             compression=get("compression") or conf.task_compression,
             # What the caller wrote as a date travels as written; a countdown becomes one in the application's zone.
@@ -410,10 +208,10 @@ class Publisher:
             due=None if due is None else due.timestamp(),
             expires=None if expires is None else expires.astimezone(zone),
             ignore_result=ignore,
-            timeout=options.get("timeout") or options.get("confirm_timeout") or conf.publish_timeout,
+            timeout=_given(options.get("timeout"), options.get("confirm_timeout"), conf.publish_timeout),
             policy=policy,
         )
-        if simple and plan.expires is None and not self._app.router.asks_arguments:
+        if simple and expires is None and due is None and not router.asks_arguments:
             self._plans[name] = plan
         return plan
 
@@ -424,6 +222,7 @@ class Publisher:
         kwargs: Mapping[str, Any],
         options: Mapping[str, Any],
         task: Task[Any, Any] | None,
+        shown: Task[Any, Any] | None,
         conf: PublishSettings,
         plan: _Plan,
         parent: Running | None,
@@ -436,7 +235,7 @@ class Publisher:
             parent_id = parent_id or parent.request.id
             root_id = root_id or parent.request.root_id or parent.request.id
         stamped = options.get("stamped_headers") if options else None
-        continuations = self._continuations(options) if options else {}
+        continuations = self.continuations(options) if options else {}
         call = Call(
             name=name,
             id=get("task_id") or str(uuid4()),
@@ -456,16 +255,16 @@ class Publisher:
             errbacks=continuations.get("errbacks"),
             chain=continuations.get("chain"),
             chord=continuations.get("chord"),
-            shadow=get("shadow") or (task.shadow_name(args, kwargs, options) if task is not None else None),
+            shadow=get("shadow") or (shown.shadow_name(args, kwargs, options) if shown is not None else None),
             origin=get("origin"),
             ignore_result=plan.ignore_result,
             stamped_headers=list(stamped) if stamped else None,
-            stamps={stamp: options.get(stamp) for stamp in stamped} if stamped else {},
+            stamps={stamp: options[stamp] for stamp in stamped} if stamped else {},
             headers=get("headers"),
             reply_to=get("reply_to") or app.thread_oid,
             priority=plan.destination.priority,
             delivery_mode=plan.destination.delivery_mode,
-            properties={key: options[key] for key in _PROPERTIES if key in options} or None if options else None,
+            properties={key: options[key] for key in PROPERTIES if key in options} or None if options else None,
             serializer=plan.serializer,
             compression=plan.compression,
             argsrepr=get("argsrepr"),
@@ -477,8 +276,11 @@ class Publisher:
         )
         return protocol.build_v1(call) if conf.task_protocol == 1 else protocol.build_v2(call)
 
-    def _continuations(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """What is to follow, as it travels; an error at the call site where nothing can continue it."""
+    def continuations(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """What is to follow, as it travels; an error at the call site where nothing can continue it.
+
+        :raises CapabilityMissing: says what to install.
+        """
         given = {
             "callbacks": options.get("link"),
             "errbacks": options.get("link_error"),
@@ -498,31 +300,47 @@ class Publisher:
 
     # -- from messages to the broker -----------------------------------------------------------------------------------
 
-    def send(self, prepared: Prepared) -> None:
-        """Publish one call; returns once the broker has confirmed.
+    def send(self, batch: Sequence[Prepared], timeout: float, policy: RetryPolicy) -> list[Answer]:
+        """Publish calls; one answer for each, in order.
 
-        :raises PublishRefused: the broker does not have it.
-        :raises PublishUnknown: nobody can tell; publish it again under the same id.
+        :param timeout: seconds, for all of them and all attempts together.
         """
-        if prepared.connection is not None:
-            self._send_within([prepared])
-            return
-        errors = self.send_batch([prepared], prepared.timeout, prepared.policy)
-        if errors[0] is not None:
-            raise errors[0]
+        sending = Sending(self._before(batch), timeout, policy)
+        for pause in chain(policy.pauses(), (None,)):
+            self._send_once(sending)
+            if sending.settled(pause):
+                break
+            time.sleep(sending.bounded(pause or 0.0))
+        return self._answers(sending)
 
-    async def asend(self, prepared: Prepared) -> None:
+    async def asend(self, batch: Sequence[Prepared], timeout: float, policy: RetryPolicy) -> list[Answer]:
         """:meth:`send` for asyncio."""
-        errors = await self.asend_batch([prepared], prepared.timeout, prepared.policy)
-        if errors[0] is not None:
-            raise errors[0]
+        sending = Sending(self._before(batch), timeout, policy)
+        for pause in chain(policy.pauses(), (None,)):
+            await self._asend_once(sending)
+            if sending.settled(pause):
+                break
+            await asyncio.sleep(sending.bounded(pause or 0.0))
+        return self._answers(sending)
 
-    def _send_within(self, batch: Sequence[Prepared]) -> None:
-        port = self._connection.port(batch[0].timeout)
-        self._declare(port, batch, time.monotonic() + batch[0].timeout)
-        publications = self._before([item.publication for item in batch])
-        port.publish_within(publications, batch[0].connection)
-        self._after(publications)
+    def send_within(self, batch: Sequence[Prepared], connection: Any) -> None:
+        """Publish calls inside the caller's own transaction on *connection*.
+
+        They are sent when it commits, and nobody here is told whether it did: listeners of ``kern_after_publish`` are
+        not called.
+
+        :raises PublishRefused: the broker's own connection, which is needed for declarations, cannot be made.
+        :raises CapabilityMissing: this transport cannot.
+        """
+        timeout = batch[0].timeout
+        until = time.monotonic() + timeout
+        try:
+            port = self._connection.port(timeout)
+            # A queue that is named directly needs no declaration, which would wait for the caller's own transaction.
+            self._declare(port, [item for item in batch if item.publication.exchange or item.declare], until)
+        except (TransportError, TimeoutError) as error:
+            raise PublishRefused(str(error)) from error
+        port.publish_within([item.publication for item in self._before(batch)], connection)
 
     def _declare(self, port: Transport, batch: Sequence[Prepared], until: float) -> None:
         queues = self._connection.undeclared(_queues(batch))
@@ -530,166 +348,172 @@ class Publisher:
             port.drive(port.declare(queues), max(0.001, until - time.monotonic()))
             self._connection.note_declared(queues)
 
-    def send_batch(
-        self, batch: Sequence[Prepared], timeout: float, policy: RetryPolicy
-    ) -> list[PublishRefused | PublishUnknown | None]:
-        """Publish many; one answer for each, in order. *timeout* counts for all of them together."""
-        attempt = _Attempt(batch, self._before([item.publication for item in batch]), timeout)
-        for pause in (*policy.pauses(), None):
-            try:
-                self._send_once(attempt)
-            except policy.retry_errors as error:
-                attempt.refuse_rest(error)
-            if attempt.settled(pause):
-                break
-            time.sleep(attempt.bounded(pause or 0.0))
-        return self._answers(attempt)
-
-    async def asend_batch(
-        self, batch: Sequence[Prepared], timeout: float, policy: RetryPolicy
-    ) -> list[PublishRefused | PublishUnknown | None]:
-        """:meth:`send_batch` for asyncio."""
-        attempt = _Attempt(batch, self._before([item.publication for item in batch]), timeout)
-        for pause in (*policy.pauses(), None):
-            try:
-                await self._asend_once(attempt)
-            except policy.retry_errors as error:
-                attempt.refuse_rest(error)
-            if attempt.settled(pause):
-                break
-            await asyncio.sleep(attempt.bounded(pause or 0.0))
-        return self._answers(attempt)
-
-    def _send_once(self, attempt: _Attempt) -> None:
+    def _send_once(self, sending: Sending) -> None:
         try:
-            port = self._connection.port(attempt.left())
-            self._declare(port, attempt.batch, attempt.until)
-        except (TransportError, TimeoutError) as error:
-            attempt.refuse_rest(error)
+            port = self._connection.port(sending.left())
+            self._declare(port, sending.batch, sending.until)
+        except sending.unreachable as error:
+            sending.refuse_rest(error)
             return
-        attempt.idempotent = TransportCapability.IDEMPOTENT_PUBLISH in port.capabilities
-        for chunk, reply in self._submit(port, attempt):
+        for chunk, reply in self._submit(port, sending):
             try:
-                attempt.take(chunk, port.drive(reply, attempt.left()))
+                sending.take(chunk, port.drive(reply, sending.left()))
             except TimeoutError:
-                attempt.timed_out(chunk, reply, port.url)
+                sending.timed_out(chunk, reply, port.url)
             except Exception as error:
-                attempt.failed(chunk, error)
+                sending.failed(chunk, error)
 
-    async def _asend_once(self, attempt: _Attempt) -> None:
+    async def _asend_once(self, sending: Sending) -> None:
         try:
-            port = await self._connection.aport(attempt.left())
-            queues = self._connection.undeclared(_queues(attempt.batch))
+            port = await self._connection.aport(sending.left())
+            queues = self._connection.undeclared(_queues(sending.batch))
             if queues:
-                await asyncio.wait_for(asyncio.wrap_future(port.declare(queues)), attempt.left())
+                await asyncio.wait_for(asyncio.wrap_future(port.declare(queues)), sending.left())
                 self._connection.note_declared(queues)
-        except (TransportError, TimeoutError) as error:
-            attempt.refuse_rest(error)
+        except sending.unreachable as error:
+            sending.refuse_rest(error)
             return
-        attempt.idempotent = TransportCapability.IDEMPOTENT_PUBLISH in port.capabilities
-        for chunk, reply in self._submit(port, attempt):
+        for chunk, reply in self._submit(port, sending):
             try:
-                attempt.take(chunk, await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(reply)), attempt.left()))
+                sending.take(chunk, await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(reply)), sending.left()))
             except TimeoutError:
-                attempt.timed_out(chunk, reply, port.url)
+                sending.timed_out(chunk, reply, port.url)
             except Exception as error:
-                attempt.failed(chunk, error)
+                sending.failed(chunk, error)
 
-    def _submit(self, port: Transport, attempt: _Attempt) -> list[tuple[list[int], Reply[list[Exception | None]]]]:
+    def _submit(self, port: Transport, sending: Sending) -> list[tuple[list[int], Reply[list[Exception | None]]]]:
         """Hand over what is left in chunks; the replies come while later chunks are on their way."""
+        sending.idempotent = TransportCapability.IDEMPOTENT_PUBLISH in port.capabilities
         seams.reached("publishing")
-        left = attempt.pending()
+        left = sending.pending()
         chunks = [left[start : start + CHUNK] for start in range(0, len(left), CHUNK)]
-        return [(chunk, port.publish([attempt.publications[index] for index in chunk])) for chunk in chunks]
+        return [(chunk, port.publish([sending.batch[index].publication for index in chunk])) for chunk in chunks]
 
-    def _before(self, publications: list[Publication]) -> list[Publication]:
-        if "kern_before_publish" in self._app.plugins.listening:
-            self._app.plugins.notify("kern_before_publish", app=self._app, batch=publications)
-        return publications
+    def _before(self, batch: Sequence[Prepared]) -> Sequence[Prepared]:
+        """The batch as listeners want it sent."""
+        plugins = self._app.plugins
+        if "kern_before_publish" not in plugins.listening:
+            return batch
+        publications = [item.publication for item in batch]
+        plugins.notify("kern_before_publish", app=self._app, batch=publications)
+        if len(publications) != len(batch):
+            logger.error("listeners may replace what is published, not add or remove; sent as it was")
+            return batch
+        return [
+            item if publication is item.publication else attrs.evolve(item, publication=publication)
+            for item, publication in zip(batch, publications, strict=True)
+        ]
 
-    def _after(self, publications: Sequence[Publication]) -> None:
+    def _answers(self, sending: Sending) -> list[Answer]:
         seams.reached("published")
-        if publications and "kern_after_publish" in self._app.plugins.listening:
-            self._app.plugins.notify("kern_after_publish", app=self._app, batch=publications)
+        if "kern_after_publish" in self._app.plugins.listening:
+            confirmed = sending.confirmed()
+            if confirmed:
+                self._app.plugins.notify("kern_after_publish", app=self._app, batch=confirmed)
+        return sending.answers
 
-    def _answers(self, attempt: _Attempt) -> list[PublishRefused | PublishUnknown | None]:
-        self._after([p for p, error in zip(attempt.publications, attempt.errors, strict=True) if error is None])
-        return attempt.errors
 
-
-class _Attempt:
+class Sending:
     """A batch on its way, and what is known of each item."""
 
-    def __init__(self, batch: Sequence[Prepared], publications: list[Publication], timeout: float) -> None:
+    def __init__(self, batch: Sequence[Prepared], timeout: float, policy: RetryPolicy) -> None:
         self.batch = batch
-        self.publications = publications
         self.timeout = timeout
+        self.policy = policy
         self.until = time.monotonic() + timeout
+        #: Whether the broker takes the same id twice as one message.
         self.idempotent = False
-        self.errors: list[PublishRefused | PublishUnknown | None] = [_NOT_SENT] * len(batch)
+        self.answers: list[Answer] = [_NOT_SENT] * len(batch)
+        #: Errors that mean that nothing could be sent at all.
+        self.unreachable: tuple[type[BaseException], ...] = (TransportError, TimeoutError, *policy.retry_errors)
 
     def left(self) -> float:
+        """Seconds left; a little even when the time is over, so that what has arrived is taken."""
         return max(0.001, self.until - time.monotonic())
 
     def bounded(self, pause: float) -> float:
+        """A pause with some jitter that does not outlast the deadline."""
         return min(pause * random.uniform(0.8, 1.2), self.left())
 
     def pending(self) -> list[int]:
-        """Items that are not in the broker, or may not be."""
-        return [index for index, error in enumerate(self.errors) if error is not None]
+        """Items to be sent: those that never were, and those that it is worth trying again."""
+        return [index for index, answer in enumerate(self.answers) if answer is _NOT_SENT or self._worth_trying(answer)]
 
-    def take(self, chunk: Sequence[int], answers: list[Exception | None]) -> None:
-        for index, error in zip(chunk, answers, strict=True):
-            self.errors[index] = None if error is None else _as_answer(error, self.publications[index])
+    def confirmed(self) -> list[Publication]:
+        """What is in the broker."""
+        return [item.publication for item, answer in zip(self.batch, self.answers, strict=True) if answer is None]
+
+    def take(self, chunk: Sequence[int], errors: list[Exception | None]) -> None:
+        """The broker's answer, item by item."""
+        for index, error in zip(chunk, errors, strict=True):
+            self.answers[index] = None if error is None else self._told_apart(error, index)
 
     def failed(self, chunk: Sequence[int], error: Exception) -> None:
+        """The command failed as a whole."""
         for index in chunk:
-            self.errors[index] = _as_answer(error, self.publications[index])
+            self.answers[index] = self._told_apart(error, index)
 
     def timed_out(self, chunk: Sequence[int], reply: Reply[Any], url: str) -> None:
         """A command that had not begun was never sent; one that had may have arrived."""
         sentence = f"the broker {url} did not confirm within {self.timeout:g} s"
         never_sent = reply.cancel()
         for index in chunk:
-            task_id = self.publications[index].task_id
-            self.errors[index] = PublishRefused(sentence) if never_sent else PublishUnknown(sentence, [task_id])
+            if never_sent and not isinstance(self.answers[index], PublishUnknown):
+                self.answers[index] = PublishRefused(sentence)
+            else:
+                self.answers[index] = PublishUnknown(sentence, [self.batch[index].publication.task_id])
 
     def refuse_rest(self, error: BaseException) -> None:
+        """There is no connection to send on: what may have been sent before stays unknown."""
         for index in self.pending():
-            refused = PublishRefused(str(error))
-            refused.__cause__ = error
-            if not isinstance(self.errors[index], PublishUnknown):
-                self.errors[index] = refused
+            if not isinstance(self.answers[index], PublishUnknown):
+                refused = PublishRefused(str(error))
+                refused.__cause__ = error
+                self.answers[index] = refused
 
     def settled(self, pause: float | None) -> bool:
-        """Whether another attempt would change nothing: all confirmed, final errors, or no time left."""
+        """Whether another attempt after *pause* seconds would change nothing."""
         if pause is None or time.monotonic() + pause >= self.until:
             return True
-        return not any(self._worth_trying(error) for error in self.errors)
+        worth = next((answer for answer in self.answers if self._worth_trying(answer)), None)
+        if worth is None:
+            return True
+        if self.policy.errback is not None:
+            self.policy.errback(worth.__cause__ or worth, pause)
+        return False
 
-    def _worth_trying(self, error: PublishRefused | PublishUnknown | None) -> bool:
-        if error is None:
+    def _worth_trying(self, answer: Answer) -> bool:
+        if answer is None:
             return False
-        if isinstance(error, PublishUnknown):
+        if isinstance(answer, PublishUnknown):
             return self.idempotent
-        cause = error.__cause__
+        cause = answer.__cause__
+        if isinstance(cause, self.policy.retry_errors):
+            return True
         return isinstance(cause, TransportError | TimeoutError) and getattr(cause, "retryable", True)
+
+    def _told_apart(self, error: Exception, index: int) -> PublishRefused | PublishUnknown:
+        """Refused or unknown: a connection that broke in the middle may have carried the message over."""
+        if isinstance(error, PublishRefused | PublishUnknown):
+            answer = error
+        elif isinstance(error, TransportError) and error.retryable:
+            answer = PublishUnknown(str(error), [self.batch[index].publication.task_id])
+            answer.__cause__ = error
+        else:
+            answer = PublishRefused(str(error))
+            answer.__cause__ = error
+        if isinstance(answer, PublishRefused) and isinstance(self.answers[index], PublishUnknown):
+            # An attempt before this one may have arrived.
+            return PublishUnknown(str(answer), [self.batch[index].publication.task_id])
+        return answer
 
 
 _NOT_SENT = PublishRefused("not sent")
 
 
-def _as_answer(error: Exception, publication: Publication) -> PublishRefused | PublishUnknown:
-    if isinstance(error, PublishRefused | PublishUnknown):
-        return error
-    # A connection that broke in the middle: the message may be there.
-    answer: PublishRefused | PublishUnknown
-    if isinstance(error, TransportError) and error.retryable:
-        answer = PublishUnknown(str(error), [publication.task_id])
-    else:
-        answer = PublishRefused(str(error))
-    answer.__cause__ = error
-    return answer
+def _given(*values: Any) -> Any:
+    """The first that is not ``None``."""
+    return next((value for value in values if value is not None), None)
 
 
 def _queues(batch: Sequence[Prepared]) -> list[QueueSpec]:
@@ -699,17 +523,3 @@ def _queues(batch: Sequence[Prepared]) -> list[QueueSpec]:
             if queue is not None and queue.name not in seen:
                 seen[queue.name] = queue
     return list(seen.values())
-
-
-def check_options(options: Mapping[str, Any], stamps: Iterable[str] = ()) -> None:
-    """
-    :raises TypeError: an option that does not exist, or cannot act here; names it and the remedy.
-    """
-    for name in options:
-        if name in CALL_OPTIONS or name in stamps:
-            continue
-        reason = REFUSED_OPTIONS.get(name)
-        if reason is not None:
-            raise TypeError(f"option {name!r} is not supported: {reason}")
-        close = nearest(name, CALL_OPTIONS)
-        raise TypeError(f"unknown option {name!r} of a call" + (f"; did you mean {close!r}?" if close else ""))

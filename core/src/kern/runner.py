@@ -2,21 +2,20 @@
 
 ::
 
-    decode → find → limits → call → classify → encode → what follows
+    decode → find → call → classify → tell → encode, with what follows
 
 The runner is the only place that calls user code. It makes everything that leaves the process: document, follow-ups and
-disposition are made here, and whoever settles them moves bytes.
+disposition are made here, and whoever settles them moves bytes. Time limits are the pool's: it raises inside the task
+what the runner classifies.
 """
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import os
 import random
 import time
-import traceback as traceback_module
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -25,20 +24,24 @@ from kern import documents, log, protocol, seams, states
 from kern.contracts.continuation import Follows, unsupported
 from kern.errors import (
     CapabilityMissing,
+    ContentDisallowed,
     Ignore,
     InvalidTaskError,
+    KernError,
     MessageError,
     NotRegistered,
     Reject,
     Retry,
     SecurityError,
 )
+from kern.loops import complete, interruptible
 from kern.message import CONTINUATIONS, Publication
 from kern.outcome import Disposition, Document, Event, GiveBack, Outcome, Quarantine, Release, RetryAt
 from kern.request import Request
 from kern.saferepr import saferepr
-from kern.task import Running, Task, entered
+from kern.task import AsyncTask, Running, Task, entered
 from kern.timeutil import clock
+from kern.tracebacks import traceback_text
 
 if TYPE_CHECKING:
     from kern.app import Kern
@@ -67,14 +70,20 @@ class Execution:
     """One run of a task's body, classified."""
 
     state: str
-    #: The value, or the exception.
+    #: The value, or the exception; of a retry, what it was given as its cause.
     value: Any
     traceback: str | None = None
+    #: Seconds.
     runtime: float = 0.0
-    #: What the task asked for with ``retry()``.
+    #: The failure is one the task says may happen (``throws``).
+    expected: bool = False
+    #: What the task asked for with ``retry()``, and the message it makes; an eager run makes none.
     retry: Retry | None = None
+    publication: Publication | None = None
     reject: Reject | None = None
+    #: What the task wants published and told with its outcome.
     follow_ups: list[Publication] = attrs.field(factory=list)
+    events: list[Event] = attrs.field(factory=list)
 
 
 class Runner:
@@ -85,10 +94,10 @@ class Runner:
 
     def __init__(self, app: Kern, hostname: str) -> None:
         self._app = app
-        self._hostname = hostname
+        self.hostname = hostname
         conf = app.conf
         self._accept = app.accept
-        self._limit = conf.message_size_limit
+        self._limit = conf.message_size_limit or protocol.DEFAULT_LIMIT
         self._serializer: str = conf.result_serializer
         self._extended: bool = conf.result_extended
         self._compression: str | None = conf.result_compression
@@ -96,35 +105,61 @@ class Runner:
 
     def __call__(self, request: Request) -> Outcome:
         """Run one request; never raises what the task raises."""
+        task = self._begin(request)
+        if isinstance(task, Outcome):
+            return task
+        return self._outcome_of(task, request, lambda: self.execute(task, request))
+
+    async def arun(self, request: Request, interruptions: list[BaseException] | None = None) -> Outcome:
+        """Run one request on the running loop: a task that is a coroutine is awaited there.
+
+        :param interruptions: what is put in here before this is cancelled is raised inside the task instead.
+        """
+        task = self._begin(request)
+        if isinstance(task, Outcome):
+            return task
+        try:
+            execution = await self.aexecute(task, request, interruptions)
+        except BaseException as error:
+            execution = self._broken(task, request, error)
+        return self._outcome_of(task, request, lambda: execution)
+
+    def _begin(self, request: Request) -> Task[Any, Any] | Outcome:
+        """Decode, find; an outcome for what cannot be run."""
         seams.reached("running")
         try:
             self._decode(request)
             task = self._find(request)
         except (MessageError, InvalidTaskError, SecurityError, NotRegistered) as error:
-            return self._unreadable(request, error)
+            return self.unreadable(request, error)
         missing = self._missing_continuations(request)
         if missing:
             return self._quarantined(request, "continuation", CapabilityMissing(unsupported(missing)))
-        request.hostname = self._hostname
-        context = log.task_context.set({"task_id": request.id, "task_name": request.task})
+        request.hostname = self.hostname
+        return task
+
+    def _outcome_of(self, task: Task[Any, Any], request: Request, execute: Callable[[], Execution]) -> Outcome:
+        """The outcome, whatever happens on the way: nothing that user code does may take the runner with it."""
         try:
-            execution = self.execute(task, request)
-            return self._outcome(task, request, execution)
+            try:
+                return self._outcome(task, request, execute())
+            except BaseException as error:
+                return self._outcome(task, request, self._broken(task, request, error))
         except BaseException as error:
-            # Nothing that user code does may take the runner with it.
-            logger.exception("internal error", error=repr(error))
-            self._notify("kern_task_internal_error", task=task, request=request, exception=error)
-            return self._outcome(
-                task, request, Execution(states.FAILURE, error, "".join(traceback_module.format_exception(error)))
-            )
-        finally:
-            log.task_context.reset(context)
+            logger.exception("outcome could not be written", task_id=request.id, task=request.task, error=repr(error))
+            return self._quarantined(request, "internal", InvalidTaskError(f"{type(error).__name__}: {error}"))
+
+    def _broken(self, task: Task[Any, Any], request: Request, error: BaseException) -> Execution:
+        """An error outside the task's body."""
+        logger.exception("internal error", task_id=request.id, task=request.task, error=saferepr(error))
+        self._notify("kern_task_internal_error", task=task, request=request, exception=error)
+        return Execution(states.FAILURE, error, traceback_text(error))
 
     # -- decode, find --------------------------------------------------------------------------------------------------
 
     def _decode(self, request: Request) -> None:
         if request.args is None:
-            protocol.attach(request, protocol.read(protocol.message_of(request), self._accept, self._limit or 0))
+            protocol.attach(request, protocol.read(protocol.message_of(request), self._accept, self._limit))
 
     def _find(self, request: Request) -> Task[Any, Any]:
         return self._app.tasks[request.task or ""]
@@ -136,93 +171,33 @@ class Runner:
 
     # -- call, classify ------------------------------------------------------------------------------------------------
 
-    def execute(self, task: Task[Any, Any], request: Request, throw: bool = False) -> Execution:
+    def execute(self, task: Task[Any, Any], request: Request, eager: bool = False, throw: bool = False) -> Execution:
         """Call the task and its handlers, and classify how it ended.
 
-        :param throw: raise the task's exception at once (eager runs).
+        :param eager: in the caller's thread: what is no ``Exception`` is the caller's, as are errors of handlers.
+        :param throw: raise the task's exception at once.
         """
-        args, kwargs = request.args or (), request.kwargs or {}
-        task_id = request.id or ""
-        with entered(task, request) as running:
-            self._notify("kern_task_prerun", task=task, request=request)
-            started = time.perf_counter()
+        with _Run(self, task, request, eager, throw) as run:
             try:
-                task.before_start(task_id, args, kwargs)
-                value = task.run(*args, **kwargs)
+                value = run.call()
                 if inspect.iscoroutine(value):
-                    value = asyncio.run(value)
-                execution = Execution(states.SUCCESS, value)
+                    value = complete(value)
             except BaseException as error:
-                execution = self._classify(task, request, error, throw)
-            execution.runtime = time.perf_counter() - started
-            execution.follow_ups = running.follow_ups
-            self._handlers(task, request, execution, running)
-            self._notify("kern_task_postrun", task=task, request=request, state=execution.state, value=execution.value)
-        return execution
+                return run.failed(error)
+            return run.returned(value)
 
-    def _classify(self, task: Task[Any, Any], request: Request, error: BaseException, throw: bool) -> Execution:
-        if isinstance(error, Ignore):
-            return Execution(states.IGNORED, None)
-        if isinstance(error, Reject):
-            return Execution(states.REJECTED, error, _text(error), reject=error)
-        if isinstance(error, Retry):
-            return Execution(states.RETRY, error.exc, _text(error), retry=error)
-        if (
-            task.autoretry_for
-            and isinstance(error, task.autoretry_for)
-            and not isinstance(error, task.dont_autoretry_for)
-        ):
+    async def aexecute(
+        self, task: Task[Any, Any], request: Request, interruptions: list[BaseException] | None = None
+    ) -> Execution:
+        """:meth:`execute`, on the running loop."""
+        with _Run(self, task, request, False, False) as run:
             try:
-                self._autoretry(task, request, error)
-            except Retry as retry:
-                return Execution(states.RETRY, retry.exc, _text(retry), retry=retry)
-            except Exception as final:
-                error = final
-        if throw or not isinstance(error, Exception | SystemExit):
-            raise error
-        return Execution(states.FAILURE, error, _text(error))
-
-    def _autoretry(self, task: Task[Any, Any], request: Request, error: BaseException) -> None:
-        options = dict(task.retry_kwargs)
-        if task.retry_backoff:
-            countdown = int(max(1.0, float(task.retry_backoff))) * 2**request.retries
-            countdown = min(int(task.retry_backoff_max), countdown)
-            if task.retry_jitter:
-                countdown = random.randrange(countdown + 1)
-            options["countdown"] = countdown
-        override = getattr(task, "override_max_retries", None)
-        if override is not None:
-            options.setdefault("max_retries", override)
-        raise task.retry(exc=error, **options)
-
-    def _handlers(self, task: Task[Any, Any], request: Request, execution: Execution, running: Running) -> None:
-        """What a task's class and its listeners want to know; an error of theirs changes nothing."""
-        args, kwargs, task_id = request.args or (), request.kwargs or {}, request.id or ""
-        state, value = execution.state, execution.value
-        if state == states.SUCCESS:
-            self._handler(task, request, task.on_success, value, task_id, args, kwargs)
-            self._notify("kern_task_success", task=task, request=request, result=value, runtime=execution.runtime)
-        elif state == states.FAILURE:
-            einfo = ExceptionInfo(value, execution.traceback)
-            self._handler(task, request, task.on_failure, value, task_id, args, kwargs, einfo)
-            self._notify(
-                "kern_task_failure", task=task, request=request, exception=value, traceback=execution.traceback
-            )
-        elif state == states.RETRY and execution.retry is not None:
-            einfo = ExceptionInfo(execution.retry, execution.traceback)
-            self._handler(task, request, task.on_retry, value, task_id, args, kwargs, einfo)
-            self._notify("kern_task_retry", task=task, request=request, reason=value, traceback=execution.traceback)
-        if state in (states.SUCCESS, states.FAILURE):
-            self._handler(task, request, task.after_return, state, value, task_id, args, kwargs, None)
-
-    def _handler(self, task: Task[Any, Any], request: Request, handler: Any, *arguments: Any) -> None:
-        if getattr(handler, "__func__", None) in _EMPTY_HANDLERS:
-            return
-        try:
-            handler(*arguments)
-        except Exception as error:
-            logger.exception("handler failed", handler=handler.__name__, error=repr(error))
-            self._notify("kern_task_internal_error", task=task, request=request, exception=error)
+                value = run.call()
+                if inspect.iscoroutine(value):
+                    value = await interruptible(value, interruptions if interruptions is not None else [])
+            except BaseException as error:
+                return run.failed(error)
+            return run.returned(value)
 
     def _notify(self, hook: str, **arguments: Any) -> None:
         if hook in self._app.plugins.listening:
@@ -231,32 +206,31 @@ class Runner:
     # -- encode, what follows ------------------------------------------------------------------------------------------
 
     def _outcome(self, task: Task[Any, Any], request: Request, execution: Execution) -> Outcome:
-        follows = self._follow(request, execution)
-        document = self._document(task, request, execution)
+        follows = self._follows(request, execution)
         summary = self._summary(task, execution)
         follow_ups = [*follows.publications, *execution.follow_ups]
-        retry = None
-        if execution.retry is not None:
-            retry = self._app.retry_publication(request, execution.retry)
-            if _goes_elsewhere(retry, request):
-                follow_ups.append(retry)
-                retry = None
+        retry = execution.publication
+        if retry is not None and _goes_elsewhere(retry, request):
+            follow_ups.append(retry)
+            retry = None
         return Outcome(
             receipt=request.receipt,
             task_id=request.id or "",
             task=task.name,
             state=execution.state,
             disposition=self._disposition(task, execution, retry),
-            document=document,
+            document=self._document(task, request, execution),
             follow_ups=tuple(follow_ups),
             join_parts=follows.join_parts,
-            events=self._events(task, request, execution, summary),
+            events=self._events(task, request, execution),
             runtime=execution.runtime,
             pid=os.getpid(),
             summary=summary,
+            traceback=None if execution.expected else execution.traceback,
+            expected=execution.expected,
         )
 
-    def _follow(self, request: Request, execution: Execution) -> Follows:
+    def _follows(self, request: Request, execution: Execution) -> Follows:
         if execution.state not in (states.SUCCESS, states.FAILURE):
             return _NOTHING_FOLLOWS
         return self.follow(request, execution.state, execution.value)
@@ -285,11 +259,11 @@ class Runner:
         if execution.reject is not None:
             if execution.reject.requeue:
                 return GiveBack()
-            return Quarantine("rejected", {"reason": repr(execution.reject.reason)})
+            return Quarantine("rejected", {"reason": saferepr(execution.reject.reason)})
         if retry is not None:
             return RetryAt(retry.message, retry.due if retry.due is not None else clock.now())
         if execution.state == states.FAILURE and task.acks_late and task.acks_on_failure is False:
-            return Quarantine("failed", {"error": repr(execution.value)})
+            return Quarantine("failed", {"error": saferepr(execution.value)})
         return Release()
 
     def _document(self, task: Task[Any, Any], request: Request, execution: Execution) -> Document | None:
@@ -303,6 +277,9 @@ class Runner:
             if execution.reject is None or execution.reject.requeue:
                 return None
             state = states.FAILURE
+        if self._extended and task.sensitive:
+            args, kwargs = task.masked_arguments(request.args or (), request.kwargs or {})
+            request = attrs.evolve(request, args=args, kwargs=kwargs)
         return documents.encode_document(
             request.id or "",
             state,
@@ -316,49 +293,67 @@ class Runner:
         )
 
     def _summary(self, task: Task[Any, Any], execution: Execution) -> str:
-        if execution.state == states.SUCCESS:
-            return saferepr(execution.value, task.resultrepr_maxsize)
         if execution.retry is not None:
             return str(execution.retry)
-        return saferepr(execution.value, task.resultrepr_maxsize) if execution.value is not None else ""
+        if execution.state in (states.SUCCESS, states.FAILURE, states.REJECTED):
+            return saferepr(execution.value, task.resultrepr_maxsize)
+        return ""
 
-    def _events(self, task: Task[Any, Any], request: Request, execution: Execution, summary: str) -> tuple[Event, ...]:
-        if "kern_events" not in self._app.plugins.listening or not task.send_events:
+    def _events(self, task: Task[Any, Any], request: Request, execution: Execution) -> tuple[Event, ...]:
+        if "kern_events" not in self._app.plugins.listening:
             return ()
-        fields: dict[str, Any] = {"uuid": request.id}
-        if execution.state == states.SUCCESS:
-            return (Event("task-succeeded", {**fields, "result": summary, "runtime": execution.runtime}, clock.now()),)
-        if execution.state == states.RETRY:
-            return (
-                Event("task-retried", {**fields, "exception": summary, "traceback": execution.traceback}, clock.now()),
-            )
-        if execution.state == states.FAILURE:
-            return (
-                Event("task-failed", {**fields, "exception": summary, "traceback": execution.traceback}, clock.now()),
-            )
-        if execution.reject is not None:
-            return (Event("task-rejected", {**fields, "requeue": execution.reject.requeue}, clock.now()),)
-        return ()
+        events = list(execution.events)
+        if task.send_events:
+            error = {
+                "uuid": request.id,
+                "exception": saferepr(execution.value, task.resultrepr_maxsize),
+                "traceback": execution.traceback,
+            }
+            now = clock.now()
+            if execution.state == states.SUCCESS:
+                result = saferepr(execution.value, task.resultrepr_maxsize)
+                fields = {"uuid": request.id, "result": result, "runtime": execution.runtime}
+                events.append(Event("task-succeeded", fields, now))
+            elif execution.state == states.RETRY:
+                events.append(Event("task-retried", error, now))
+            elif execution.state == states.FAILURE:
+                events.append(Event("task-failed", error, now))
+            elif execution.reject is not None:
+                if not execution.reject.requeue:
+                    events.append(Event("task-failed", error, now))
+                fields = {"uuid": request.id, "requeue": execution.reject.requeue}
+                events.append(Event("task-rejected", fields, now))
+        return tuple(events)
 
     # -- what could not be run -----------------------------------------------------------------------------------------
 
-    def _unreadable(self, request: Request, error: Exception) -> Outcome:
-        reason = "invalid" if isinstance(error, InvalidTaskError | SecurityError) else "undecodable"
+    def unreadable(self, request: Request, error: Exception) -> Outcome:
+        """The outcome of a request whose message cannot be run here."""
+        reason = "undecodable"
+        if isinstance(error, ContentDisallowed):
+            reason = "content-type"
+        elif isinstance(error, NotRegistered):
+            reason = "unknown-task"
+        elif isinstance(error, InvalidTaskError | SecurityError):
+            reason = "invalid"
         return self._quarantined(request, reason, error)
 
     def _quarantined(self, request: Request, reason: str, error: Exception) -> Outcome:
         logger.error("message quarantined", task_id=request.id, task=request.task, reason=reason, error=str(error))
         document = None
         if self._whole is not None and request.id and not request.ignore_result:
-            document = documents.encode_document(
-                request.id,
-                states.FAILURE,
-                error,
-                whole=self._whole,
-                serializer=self._serializer,
-                request=request,
-                extended=self._extended and request.args is not None,
-            )
+            try:
+                document = documents.encode_document(
+                    request.id,
+                    states.FAILURE,
+                    error,
+                    whole=self._whole,
+                    serializer=self._serializer,
+                    request=request,
+                    compression=self._compression,
+                )
+            except KernError as problem:
+                logger.error("document could not be encoded", task_id=request.id, error=str(problem))
         return Outcome(
             receipt=request.receipt,
             task_id=request.id or "",
@@ -371,6 +366,169 @@ class Runner:
         )
 
 
+class _Run:
+    """One call of a task: a context that tells who listens what happens, and classifies how it ends."""
+
+    __slots__ = ("_args", "_context", "_eager", "_entered", "_kwargs", "_result", "_runner", "_started", "_throw",
+                 "request", "running", "task")  # fmt: skip
+
+    def __init__(self, runner: Runner, task: Task[Any, Any], request: Request, eager: bool, throw: bool) -> None:
+        self._runner = runner
+        self.task = task
+        self.request = request
+        self._eager = eager
+        self._throw = throw
+        self._args: Any = request.args or ()
+        self._kwargs: dict[str, Any] = request.kwargs or {}
+        self._result: Execution | None = None
+
+    def __enter__(self) -> _Run:
+        self._context = log.task_context.set({"task_id": self.request.id, "task_name": self.request.task})
+        self._entered = entered(self.task, self.request)
+        self.running: Running = self._entered.__enter__()
+        self._runner._notify("kern_task_prerun", task=self.task, request=self.request)
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        result, notify = self._result, self._runner._notify
+        state, value = (result.state, result.value) if result is not None else (states.FAILURE, error)
+        try:
+            notify("kern_task_postrun", task=self.task, request=self.request, state=state, value=value)
+            if error is not None and self._eager:
+                notify("kern_task_internal_error", task=self.task, request=self.request, exception=error)
+            elif result is not None and result.reject is not None and not result.reject.requeue:
+                self._tell_failure(result)
+        finally:
+            self._entered.__exit__()
+            log.task_context.reset(self._context)
+
+    def call(self) -> Any:
+        """The task's body, by way of a ``__call__`` of its own if it has one."""
+        task, args, kwargs = self.task, self._args, self._kwargs
+        before = task.before_start
+        if getattr(before, "__func__", None) is not Task.before_start:
+            before(self.request.id or "", args, kwargs)
+        self.running.in_body = True
+        if type(task).__call__ in _PLAIN_CALLS:
+            self.running.called = True
+            return task.run(*args, **kwargs)
+        return task(*args, **kwargs)
+
+    def returned(self, value: Any) -> Execution:
+        """The body has returned."""
+        return self._ended(Execution(states.SUCCESS, value))
+
+    def failed(self, error: BaseException) -> Execution:
+        """The body has raised.
+
+        :raises BaseException: it is the caller's, who runs it eagerly.
+        """
+        return self._ended(self._classified(error))
+
+    def _ended(self, execution: Execution) -> Execution:
+        execution.runtime = time.perf_counter() - self._started
+        execution.follow_ups = self.running.follow_ups
+        execution.events = self.running.events
+        self._result = execution
+        self._tell(execution)
+        return execution
+
+    # -- classify
+
+    def _classified(self, error: BaseException) -> Execution:
+        if isinstance(error, Ignore):
+            return Execution(states.IGNORED, None)
+        if isinstance(error, Reject):
+            return Execution(states.REJECTED, error, traceback_text(error), reject=error)
+        task = self.task
+        if (
+            task.autoretry_for
+            and self.running.in_body
+            and isinstance(error, task.autoretry_for)
+            and not isinstance(error, Retry)
+            and not isinstance(error, task.dont_autoretry_for)
+        ):
+            error = self._autoretried(error)
+        if isinstance(error, Retry) and id(error) not in self.running.retries:
+            # Raised by hand, not by retry(): it is meant the same.
+            error = self._asked_by_hand(error)
+        if isinstance(error, Retry):
+            _, publication = self.running.retries[id(error)]
+            return Execution(states.RETRY, error.exc, traceback_text(error), retry=error, publication=publication)
+        if self._throw or (self._eager and not isinstance(error, Exception)):
+            raise error
+        return Execution(states.FAILURE, error, traceback_text(error), expected=isinstance(error, task.throws))
+
+    def _autoretried(self, error: BaseException) -> BaseException:
+        """The retry that *error* leads to, or the error that is left when there is none any more."""
+        task = self.task
+        options = dict(task.retry_kwargs)
+        if task.retry_backoff:
+            countdown = int(max(1.0, float(task.retry_backoff))) * 2**self.request.retries
+            countdown = min(int(task.retry_backoff_max), countdown)
+            if task.retry_jitter:
+                countdown = random.randrange(countdown + 1)
+            options["countdown"] = countdown
+        if self.running.max_retries is not None:
+            options.setdefault("max_retries", self.running.max_retries)
+        try:
+            return task.retry(exc=error, throw=True, **options)
+        except Exception as final:
+            return final
+
+    def _asked_by_hand(self, asked: Retry) -> BaseException:
+        when: dict[str, Any] = {}
+        if isinstance(asked.when, int | float):
+            when = {"countdown": asked.when}
+        elif asked.when is not None:
+            when = {"eta": asked.when}
+        try:
+            return self.task.retry(exc=asked.exc, throw=True, **when)
+        except Exception as final:
+            return final
+
+    # -- tell
+
+    def _tell(self, execution: Execution) -> None:
+        """What a task's class and its listeners want to know; an error of theirs changes nothing."""
+        task, request, args, kwargs = self.task, self.request, self._args, self._kwargs
+        state, value, task_id, notify = execution.state, execution.value, request.id or "", self._runner._notify
+        if state == states.SUCCESS:
+            self._handler(task.on_success, value, task_id, args, kwargs)
+            notify("kern_task_success", task=task, request=request, result=value, runtime=execution.runtime)
+        elif state == states.FAILURE:
+            einfo = ExceptionInfo(value, execution.traceback)
+            self._handler(task.on_failure, value, task_id, args, kwargs, einfo)
+            self._tell_failure(execution)
+        elif execution.retry is not None:
+            einfo = ExceptionInfo(execution.retry, execution.traceback)
+            self._handler(task.on_retry, value, task_id, args, kwargs, einfo)
+            notify("kern_task_retry", task=task, request=request, reason=value, traceback=execution.traceback)
+        if state in (states.SUCCESS, states.FAILURE):
+            self._handler(task.after_return, state, value, task_id, args, kwargs, None)
+
+    def _tell_failure(self, execution: Execution) -> None:
+        self._runner._notify(
+            "kern_task_failure",
+            task=self.task,
+            request=self.request,
+            exception=execution.value,
+            traceback=execution.traceback,
+        )
+
+    def _handler(self, handler: Any, *arguments: Any) -> None:
+        if getattr(handler, "__func__", None) in _EMPTY_HANDLERS:
+            return
+        try:
+            handler(*arguments)
+        except Exception as error:
+            if self._eager:
+                raise
+            logger.exception("handler failed", handler=handler.__name__, error=saferepr(error))
+            self._runner._notify("kern_task_internal_error", task=self.task, request=self.request, exception=error)
+
+
 def _goes_elsewhere(publication: Publication, request: Request) -> bool:
     """Whether it goes to another queue than the one its message came from."""
     delivery = request.delivery_info or {}
@@ -378,33 +536,6 @@ def _goes_elsewhere(publication: Publication, request: Request) -> bool:
     return (publication.exchange, publication.routing_key) not in came_from
 
 
-def run_eagerly(runner: Runner, task: Task[Any, Any], request: Request, throw: bool) -> Execution:
-    """Run with the same semantics here and now; a retry is made at once, without its pause."""
-    while True:
-        execution = runner.execute(task, request, throw=throw)
-        if execution.retry is None:
-            return execution
-        signature: Mapping[str, Any] = execution.retry.sig or {}
-        options: Mapping[str, Any] = signature.get("options") or {}
-        request = attrs.evolve(
-            request,
-            retries=options.get("retries", request.retries + 1),
-            args=_sequence(signature.get("args"), request.args),
-            kwargs=signature.get("kwargs", request.kwargs),
-            children=request.children,
-        )
-
-
-def _sequence(value: Any, default: Sequence[Any] | None) -> Any:
-    return default if value is None else value
-
-
-def _text(error: BaseException) -> str:
-    """The traceback as text, from the task's own frame on."""
-    frames = error.__traceback__
-    # The first frame is the runner's.
-    return "".join(traceback_module.format_exception(type(error), error, frames.tb_next if frames else None))
-
-
 _NOTHING_FOLLOWS = Follows()
-_EMPTY_HANDLERS = frozenset({Task.before_start, Task.on_success, Task.on_failure, Task.on_retry, Task.after_return})
+_EMPTY_HANDLERS = frozenset({Task.on_success, Task.on_failure, Task.on_retry, Task.after_return})
+_PLAIN_CALLS = frozenset({Task.__call__, AsyncTask.__call__})

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, ParamSpec, TypeVar, cast
 
 import attrs
 
+from kern.arguments import Parameters
+from kern.call_options import check_options
 from kern.errors import (
     AlreadyRegistered,
-    ImproperlyConfigured,
     InvalidTaskError,
     MaxRetriesExceededError,
     NotRegistered,
@@ -22,49 +24,23 @@ from kern.errors import (
     nearest,
 )
 from kern.message import Publication
+from kern.outcome import Event
 from kern.request import Request
+from kern.saferepr import saferepr
 from kern.signature import Signature
+from kern.task_options import EXECUTION_OPTIONS, FROM_SETTINGS, check_values
+from kern.timeutil import clock
 
 if TYPE_CHECKING:
     from kern.app import Kern
     from kern.result import AsyncResult, EagerResult
+    from kern.result_client import ResultClient
 
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
 
-#: Task attributes that take the value of a setting when they are ``None`` at binding.
-FROM_SETTINGS: Mapping[str, str] = {
-    "serializer": "task_serializer",
-    "rate_limit": "task_default_rate_limit",
-    "priority": "task_default_priority",
-    "track_started": "task_track_started",
-    "acks_late": "task_acks_late",
-    "acks_on_failure_or_timeout": "task_acks_on_failure_or_timeout",
-    "acks_on_failure": "task_acks_on_failure",
-    "acks_on_timeout": "task_acks_on_timeout",
-    "reject_on_worker_lost": "task_reject_on_worker_lost",
-    "ignore_result": "task_ignore_result",
-    "store_eager_result": "task_store_eager_result",
-    "store_errors_even_if_ignored": "task_store_errors_even_if_ignored",
-    "time_limit": "task_time_limit",
-    "soft_time_limit": "task_soft_time_limit",
-}
 
-#: Options of a call that a task may carry as defaults.
-EXECUTION_OPTIONS: tuple[str, ...] = (
-    "queue",
-    "routing_key",
-    "exchange",
-    "exchange_type",
-    "priority",
-    "expires",
-    "serializer",
-    "delivery_mode",
-    "compression",
-    "time_limit",
-    "soft_time_limit",
-    "mandatory",
-)
+# -- what runs here ----------------------------------------------------------------------------------------------------
 
 
 @attrs.define
@@ -75,6 +51,16 @@ class Running:
     request: Request
     #: Calls the task asked for that are to be published with its outcome.
     follow_ups: list[Publication] = attrs.field(factory=list)
+    #: Events the task wants told with its outcome.
+    events: list[Event] = attrs.field(factory=list)
+    #: Retries made here, by identity, each with its message; an eager run makes none.
+    retries: dict[int, tuple[Retry, Publication | None]] = attrs.field(factory=dict)
+    #: The limit of retries that this run was told, in place of the task's.
+    max_retries: int | None = None
+    #: The handlers that come before the body are through.
+    in_body: bool = False
+    #: The body has been called: the next call of the task is one like any function's.
+    called: bool = False
 
 
 #: The tasks running here, innermost last: the one thing found through a context variable.
@@ -178,10 +164,8 @@ class Task(Generic[P, R]):
     MaxRetriesExceededError: ClassVar[type[Exception]] = MaxRetriesExceededError
     OperationalError: ClassVar[type[Exception]] = OperationalError
 
-    #: The application the task is bound to.
+    #: The application the task belongs to.
     app: Kern = cast("Kern", None)
-    #: A retry's own limit, once :meth:`retry` was given one.
-    override_max_retries: int | None
 
     __wrapped__: Callable[..., Any]
 
@@ -191,29 +175,57 @@ class Task(Generic[P, R]):
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call it here and now, like a function."""
+        if self._is_its_body():
+            return self.run(*args, **kwargs)
         with entered(self, Request(args=args, kwargs=dict(kwargs), called_directly=True)):
             return self.run(*args, **kwargs)
+
+    def _is_its_body(self) -> bool:
+        """Whether this call comes from a subclass's ``__call__`` that the runner has called: the run is that one."""
+        entry = running()
+        if entry is None or entry.task is not self or entry.called or entry.request.called_directly:
+            return False
+        entry.called = True
+        return True
 
     # -- binding -------------------------------------------------------------------------------------------------------
 
     def bind(self, app: Kern) -> None:
-        """Make it a task of *app*: options that are ``None`` take the settings' values, once."""
+        """Make it a task of *app*: options that are ``None`` take the settings' values, once.
+
+        :raises TypeError: an option has a value it cannot have.
+        """
         self.app = app
         conf = app.conf
         if self.typing is None:
             self.typing = app.strict_typing
-        explicit = {name: getattr(self, name) for name in ("acks_on_failure", "acks_on_timeout")}
         for attribute, key in FROM_SETTINGS.items():
             if getattr(self, attribute) is None:
                 setattr(self, attribute, conf[key])
-        for name, given in explicit.items():
-            if given is None and getattr(self, name) is None:
+        for name in ("acks_on_failure", "acks_on_timeout"):
+            if getattr(self, name) is None:
                 umbrella = self.acks_on_failure_or_timeout
                 setattr(self, name, True if umbrella is None else umbrella)
         app.annotate(self)
-        if self.soft_time_limit and self.time_limit and self.soft_time_limit > self.time_limit:
-            raise ImproperlyConfigured(f"task {self.name!r}: soft_time_limit must be less than or equal to time_limit")
+        given = {name: getattr(self, name) for name in OPTIONS}
+        for name, value in check_values(self.name, given).items():
+            if value is not given[name]:
+                setattr(self, name, value)
+        self._check_sensitive()
         self.on_bound(app)
+
+    def _check_sensitive(self) -> None:
+        """A misspelt name would show what is to be hidden."""
+        parameters = self.arguments.signature.parameters
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return
+        for name in self.sensitive:
+            if name not in parameters:
+                close = nearest(name, parameters)
+                raise TypeError(
+                    f"task {self.name!r}: option 'sensitive': there is no parameter {name!r}"
+                    + (f"; did you mean {close!r}?" if close else "")
+                )
 
     @classmethod
     def on_bound(cls, app: Kern) -> None:
@@ -235,36 +247,76 @@ class Task(Generic[P, R]):
     @property
     def request(self) -> Request:
         """What this task is running for; outside a run an empty request that stays the same."""
+        entry = self._entry()
+        return entry.request if entry is not None else self._idle_request
+
+    def _entry(self) -> Running | None:
+        """The innermost run of this task here."""
         for entry in reversed(_running.get()):
             if entry.task is self:
-                return entry.request
-        return self._idle_request
+                return entry
+        return None
 
     @cached_property
     def _idle_request(self) -> Request:
         return Request()
 
+    def push_request(self, *args: Any, **kwargs: Any) -> None:
+        """Run as the current request changed by what is given, until :meth:`pop_request`; for tests of tasks."""
+        request = attrs.evolve(self.request, children=[])
+        request.update(*args, **kwargs)
+        _running.set((*_running.get(), Running(self, request)))
+
+    def pop_request(self) -> None:
+        """Undo the last :meth:`push_request`.
+
+        :raises RuntimeError: there is none.
+        """
+        stack = _running.get()
+        if not stack or stack[-1].task is not self:
+            raise RuntimeError(f"no request of the task {self.name!r} was pushed here last")
+        _running.set(stack[:-1])
+
+    # -- its arguments -------------------------------------------------------------------------------------------------
+
     @cached_property
+    def arguments(self) -> Parameters:
+        """The parameters callers use; a bound task's own ``self`` is not one of them."""
+        return Parameters.of(self.run, self.name)
+
+    @property
     def parameters(self) -> inspect.Signature:
-        """The signature callers use; a bound task's own ``self`` is not part of it."""
-        return inspect.signature(self.run)
+        """The signature callers use."""
+        return self.arguments.signature
 
     @cached_property
     def parameter_names(self) -> tuple[str, ...]:
-        """Names of the positional parameters, in order."""
-        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        return tuple(p.name for p in self.parameters.parameters.values() if p.kind in kinds)
+        """Names of the positional parameters in order, then ``*rest`` and ``**others`` where there are."""
+        return self.arguments.names
 
     @cached_property
-    def _check_arguments(self) -> Callable[..., None]:
-        """A function of the same parameters that does nothing: calling it is the check, with Python's own message."""
-        return _same_parameters(self.name.rpartition(".")[2], self.parameters)
+    def check_arguments(self) -> Callable[..., None]:
+        """Does nothing when called with arguments that fit.
 
-    def check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        :raises TypeError: the task cannot be called with these arguments, in Python's own words.
         """
-        :raises TypeError: the task cannot be called with these arguments.
-        """
-        self._check_arguments(*args, **kwargs)
+        return self.arguments.check
+
+    def masked_arguments(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments fit to be shown: ``'***'`` stands for the sensitive ones."""
+        return self.arguments.masked(args, kwargs, self.sensitive)
+
+    @cached_property
+    def is_async(self) -> bool:
+        """Whether its body is a coroutine."""
+        return inspect.iscoroutinefunction(inspect.unwrap(self.run))
+
+    @property
+    def backend(self) -> ResultClient:
+        """The client of the application's result store."""
+        return self.app.backend
 
     # -- calling -------------------------------------------------------------------------------------------------------
 
@@ -289,7 +341,7 @@ class Task(Generic[P, R]):
     ) -> AsyncResult[R]:
         """Have a worker call it.
 
-        :param options: see :data:`kern.publish.CALL_OPTIONS`; an unknown one is a ``TypeError``.
+        :param options: see :data:`kern.call_options.CALL_OPTIONS`; an unknown one is a ``TypeError``.
         """
         return self.app.call(self, args, kwargs, task_id=task_id, **options)
 
@@ -358,7 +410,7 @@ class Task(Generic[P, R]):
         kwargs: Mapping[str, Any] | None = None,
         exc: BaseException | None = None,
         throw: bool = True,
-        eta: datetime | None = None,
+        eta: datetime | str | None = None,
         countdown: float | None = None,
         max_retries: int | None = None,
         **options: Any,
@@ -367,48 +419,60 @@ class Task(Generic[P, R]):
 
         The retry becomes part of this run's outcome: it is written in one step with the release of the message.
 
+        :param args: in place of the call's; what was given for the same parameters by keyword gives way.
+        :param kwargs: in place of the call's; what was given for the same parameters by position gives way.
         :param exc: why; raised when the retries are used up.
         :param countdown: seconds from now; without it and *eta*, :attr:`default_retry_delay`.
         :param max_retries: overrides the task's own limit.
-        :param throw: ``False`` returns the ``Retry`` instead of raising it, and the run goes on.
+        :param throw: ``False`` returns the ``Retry`` instead of raising it: the retry is made, and the run goes on.
+        :param options: of the call, such as ``queue``; see :data:`kern.call_options.CALL_OPTIONS`.
         :raises MaxRetriesExceededError: the retries are used up and no *exc* was given.
+        :raises kern.errors.EncodeError: an argument cannot be serialised; names it.
         """
-        entry = running()
-        request = self.request
+        entry = self._entry()
+        if entry is None or entry.request.called_directly:
+            self._raise_instead_of_retrying(exc)
+        request = entry.request
+        if options:
+            check_options(options)
         retries = request.retries + 1
-        if max_retries is not None:
-            self.override_max_retries = max_retries
-        else:
+        if max_retries is None:
             max_retries = self.max_retries
-        if request.called_directly or entry is None:
-            raise_current = exc
-            if raise_current is not None:
-                raise raise_current
-            import sys
-
-            current = sys.exc_info()[1]
-            if current is not None:
-                raise current
-            raise Retry("Task can be retried", None)
+        else:
+            entry.max_retries = max_retries
         if eta is None and countdown is None:
             countdown = self.default_retry_delay
         if max_retries is not None and retries > max_retries:
-            if exc is not None:
-                raise exc
-            raise MaxRetriesExceededError(
-                f"Can't retry {self.name}[{request.id}] args:{request.argsrepr} kwargs:{request.kwargsrepr}",
-                task_args=request.args or (),
-                task_kwargs=request.kwargs,
-            )
-        signature = self.signature_from_request(
+            self._raise_for_the_last_time(request, exc)
+        args, kwargs = self.arguments.reconciled(request.args or (), request.kwargs or {}, args, kwargs)
+        call = self.signature_from_request(
             request, args, kwargs, countdown=countdown, eta=eta, retries=retries, **options
         )
-        retry = Retry(exc=exc, when=eta or countdown, is_eager=request.is_eager, sig=signature)
+        retry = Retry(exc=exc, when=cast(Any, eta or countdown), is_eager=request.is_eager, sig=call)
+        publication = None if request.is_eager else self.app.retry_publication(request, call)
+        entry.retries[id(retry)] = (retry, publication)
         if throw:
             raise retry
-        if not request.is_eager:
-            entry.follow_ups.append(self.app.retry_publication(request, retry))
+        if publication is not None:
+            entry.follow_ups.append(publication)
         return retry
+
+    def _raise_instead_of_retrying(self, exc: BaseException | None) -> NoReturn:
+        """Called like a function: there is nobody who could try again."""
+        current = sys.exc_info()[1]
+        if exc is not None:
+            _raise(exc, current)
+        raise current or Retry("Task can be retried", None)
+
+    def _raise_for_the_last_time(self, request: Request, exc: BaseException | None) -> NoReturn:
+        if exc is not None:
+            _raise(exc, sys.exc_info()[1])
+        args, kwargs = self.masked_arguments(request.args or (), request.kwargs or {})
+        raise MaxRetriesExceededError(
+            f"Can't retry {self.name}[{request.id}] args:{saferepr(args)} kwargs:{saferepr(kwargs)}",
+            task_args=request.args or (),
+            task_kwargs=request.kwargs,
+        )
 
     def signature_from_request(
         self,
@@ -420,17 +484,15 @@ class Task(Generic[P, R]):
     ) -> Signature[R]:
         """This call once more, as data."""
         request = self.request if request is None else request
-        if request.called_directly and not request.is_eager:
-            args = request.args if args is None else args
         options = {**request.as_execution_options(), **extra}
         delivery = request.delivery_info or {}
         if delivery.get("priority") is not None:
             options.setdefault("priority", delivery["priority"])
         if queue:
             options["queue"] = queue
-        elif not delivery.get("is_eager"):
+        elif not delivery.get("is_eager") and not {"exchange", "routing_key"} & extra.keys():
             if delivery.get("exchange"):
-                options.update({k: v for k, v in delivery.items() if k in ("exchange", "routing_key")})
+                options.update({name: delivery.get(name) for name in ("exchange", "routing_key")})
             elif delivery.get("routing_key"):
                 options.setdefault("queue", delivery["routing_key"])
         return self.signature(
@@ -439,15 +501,31 @@ class Task(Generic[P, R]):
 
     subtask_from_request = signature_from_request
 
-    def update_state(
-        self, task_id: str | None = None, state: str | None = None, meta: Any = None, **fields: Any
-    ) -> None:
+    def update_state(self, task_id: str | None = None, state: str = "", meta: Any = None, **fields: Any) -> None:
         """Store a state of your own, with data: ``self.update_state(state="PROGRESS", meta={"done": 3})``.
 
-        Works whatever ``ignore_result`` says.
+        Works whatever ``ignore_result`` says; does nothing where no result store is configured.
+
+        :param task_id: of another call than this one.
+        :raises ValueError: there is no state, or nothing runs whose state it could be.
         """
         request = self.request
-        self.app.backend.store_result(task_id or request.id, meta, state, request=request, **fields)
+        own = task_id is None or task_id == request.id
+        task_id = task_id or request.id
+        if not state or not task_id:
+            raise ValueError(f"task {self.name!r}: update_state needs a state, and a task_id outside a run")
+        if self.backend.enabled:
+            self.backend.store_result(task_id, meta, state, request=request if own else None, **fields)
+
+    def send_event(self, type_: str, **fields: Any) -> None:
+        """Tell monitors something of this run; told with its outcome.
+
+        :raises RuntimeError: the task is not running.
+        """
+        entry = self._entry()
+        if entry is None:
+            raise RuntimeError(f"task {self.name!r} is not running here, there is no run to tell of")
+        entry.events.append(Event(type_, {"uuid": entry.request.id, **fields}, clock.now()))
 
     def add_trail(self, result: Any) -> Any:
         """Record a result as a child of this run."""
@@ -484,6 +562,13 @@ class Task(Generic[P, R]):
         return _find, (self.app.import_path, self.name)
 
 
+def _raise(exc: BaseException, current: BaseException | None) -> NoReturn:
+    """Raise *exc*, because of what is being handled."""
+    if current is None or current is exc:
+        raise exc
+    raise exc from current
+
+
 def _find(app_path: str, name: str) -> Task[Any, Any]:
     """A pickled task, found again by the import path of its application."""
     from importlib import import_module
@@ -492,55 +577,24 @@ def _find(app_path: str, name: str) -> Task[Any, Any]:
     return cast("Task[Any, Any]", getattr(import_module(module), attribute).tasks[name])
 
 
+class AsyncTask(Task[P, R]):
+    """A task whose body is a coroutine: calling it like a function gives one."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+        """A coroutine that runs the body here and now."""
+        if self._is_its_body():
+            return cast("Coroutine[Any, Any, R]", self.run(*args, **kwargs))
+        return self._called(*args, **kwargs)
+
+    async def _called(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        with entered(self, Request(args=args, kwargs=dict(kwargs), called_directly=True)):
+            return await cast("Coroutine[Any, Any, R]", self.run(*args, **kwargs))
+
+
 #: Options of ``@app.task`` that every task has.
 OPTIONS: frozenset[str] = frozenset(
-    name for name in Task.__annotations__ if not name.startswith("_") and name not in {"app", "override_max_retries"}
-) - {"MaxRetriesExceededError", "OperationalError"}
-
-
-def check_option(name: str, base: type, more: Iterable[str]) -> None:
-    """
-    :raises TypeError: no task, base class or plugin knows the option *name*.
-    """
-    if name in OPTIONS or name in more or hasattr(base, name):
-        return
-    close = nearest(name, [*OPTIONS, *more])
-    raise TypeError(f"unknown task option {name!r}" + (f"; did you mean {close!r}?" if close else ""))
-
-
-def _same_parameters(name: str, signature: inspect.Signature) -> Callable[..., None]:
-    """A function named *name* with these parameters and an empty body.
-
-    Written as source so that a wrong call gives Python's own words, and a right one costs what a call costs.
-    """
-    parts: list[str] = []
-    positional_only = star = False
-    for parameter in signature.parameters.values():
-        default = "" if parameter.default is parameter.empty else "=None"
-        if positional_only and parameter.kind is not parameter.POSITIONAL_ONLY:
-            parts.append("/")
-            positional_only = False
-        if parameter.kind is parameter.POSITIONAL_ONLY:
-            positional_only = True
-            parts.append(parameter.name + default)
-        elif parameter.kind is parameter.VAR_POSITIONAL:
-            star = True
-            parts.append("*" + parameter.name)
-        elif parameter.kind is parameter.KEYWORD_ONLY:
-            if not star:
-                star = True
-                parts.append("*")
-            parts.append(parameter.name + default)
-        elif parameter.kind is parameter.VAR_KEYWORD:
-            parts.append("**" + parameter.name)
-        else:
-            parts.append(parameter.name + default)
-    if positional_only:
-        parts.append("/")
-    safe = name if name.isidentifier() else "task"
-    namespace: dict[str, Any] = {}
-    exec(f"def {safe}({', '.join(parts)}): pass", namespace)
-    return cast("Callable[..., None]", namespace[safe])
+    name for name in Task.__annotations__ if name not in {"app", "MaxRetriesExceededError", "OperationalError"}
+) - {"__wrapped__"}
 
 
 class TaskRegistry(dict[str, Task[Any, Any]]):

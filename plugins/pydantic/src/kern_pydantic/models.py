@@ -7,9 +7,9 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import attrs
 from pydantic import BaseModel, ValidationError
 
 from kern.log import get_logger
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 logger = get_logger("kern_pydantic")
 
 
-@attrs.frozen
+@dataclass(frozen=True)
 class Models:
     """The models of one task: those of its parameters, and that of its result."""
 

@@ -182,6 +182,8 @@ class Wait:
         # What the store has refused to watch so far, and why.
         self._owed: dict[str, None] = {}
         self._error: BaseException | None = None
+        #: Why nothing will come any more.
+        self._over: BaseException | None = None
         self._failures = 0
         self._failing_since = now
         self._next_try = math.inf
@@ -281,9 +283,7 @@ class Wait:
         self._wake()
 
     def fail(self, error: BaseException) -> None:
-        self._error = error
-        self._failures = 1
-        self._failing_since = self._next_try = -math.inf
+        self._over = error
         self._wake()
 
     def _wake(self) -> None:
@@ -331,6 +331,8 @@ class Wait:
 
     def _look(self, now: float) -> None:
         """Raise what is wrong, or ask what has to be asked."""
+        if self._over is not None:
+            raise self._over
         late = now >= self._deadline
         quiet = now - self._asked if self._open else 0.0
         if quiet >= self._patience.timeout or (late and quiet >= SILENCE):

@@ -201,6 +201,16 @@ def test_results_that_came_are_given_before_an_error_is_raised(session: Session,
         wait.take()
 
 
+def test_a_closed_store_ends_the_wait_though_it_still_answers(session: Session, port: Port) -> None:
+    port.mute = True
+    wait = begun(session, port, ["a"])
+    session.fail(BackendUnavailable("closed", retryable=False))
+    port.replies[0].set_result(None)
+    assert wait.signal.done()
+    with pytest.raises(BackendUnavailable, match="closed"):
+        wait.take()
+
+
 def test_before_the_time_is_up_a_last_question_is_asked(session: Session, port: Port) -> None:
     """So that what is said in the end is what was found out, and not a guess."""
     wait = begun(session, port, ["a"], timeout=result_wait.SILENCE + 0.02, patience=Patience(timeout=60))

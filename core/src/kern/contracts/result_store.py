@@ -137,6 +137,9 @@ class JoinState:
 class ResultStore(ABC):
     """The port. Methods return at once; errors come through the reply.
 
+    A process shares one store between its threads and loops: every method may be called from any thread, and
+    :meth:`drive` by several at once. Replies and reports come whether or not anybody drives.
+
     :class:`~kern.errors.BackendUnavailable` means that the server cannot be reached, and never that a result is absent.
     """
 
@@ -175,7 +178,11 @@ class ResultStore(ABC):
 
     @abstractmethod
     def watch(self, task_ids: Collection[str]) -> Reply[None]:
-        """Report the final documents of these ids from now on, also those that are there already."""
+        """Report the final documents of these ids, each once, also those that are there already.
+
+        Watching an id again reports it again, and the reply tells whether the server answers: a client that waits for
+        long asks so from time to time.
+        """
 
     @abstractmethod
     def unwatch(self, task_ids: Collection[str]) -> Reply[None]:

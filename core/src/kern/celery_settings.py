@@ -253,6 +253,8 @@ PROVIDED_BY: Mapping[str, tuple[str, ...]] = {
         "redis_backend_health_check_interval",
         "redis_backend_credential_provider",
         "redis_client_name",
+        "result_backend_transport_options",
+        "result_failure_expires",
     ),
     "kern-backend-rpc": ("result_exchange", "result_exchange_type", "result_persistent"),
     "kern-backend-s3": (
@@ -337,6 +339,11 @@ def _no_store(name: str) -> str:
 
 #: Settings that have no place in kern, with the reason and what does it instead.
 NOT_READ: Mapping[str, str] = {
+    "broker_use_ssl": "TLS options of a database stand in its URL; kern-broker-redis and kern-broker-amqp read it",
+    "broker_transport_options": "a driver has settings of its own, such as database_engine_options of the SQL plugins; "
+    "kern-broker-redis reads this one",
+    "broker_connection_timeout": "publish_timeout bounds a call, connecting included; for a database the time to "
+    "connect stands in its URL (connect_timeout)",
     "arangodb_backend_settings": _no_store("ArangoDB"),
     "broker_channel_error_retry": "after any error of the broker the connection is built anew",
     "broker_host": _URL_PARTS,

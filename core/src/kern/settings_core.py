@@ -80,11 +80,6 @@ class BrokerSettings(Section):
     broker_write_url: str | tuple[str, ...] | None = setting(
         None, "URL for those who publish. Unset: broker_url.", validate=_urls
     )
-    broker_transport_options: dict[str, Any] = setting({}, "Options of the transport, by its own names.")
-    broker_use_ssl: bool | dict[str, Any] = setting(False, "TLS to the broker: true, or its options.")
-    broker_connection_timeout: float = setting(
-        4.0, "How long one attempt to connect may take.", unit="s", convert=seconds, validate=_positive
-    )
     broker_connection_retry: bool = setting(True, "A worker that lost the broker tries to reach it again.")
     broker_connection_retry_on_startup: bool | None = setting(
         None, "The same for a worker that has not reached it yet. Unset: broker_connection_retry."
@@ -237,16 +232,12 @@ class ResultSettings(Section):
     """Where results are kept, how and for how long."""
 
     result_backend: str | None = setting(None, "URL or alias of the result store.")
-    result_backend_transport_options: dict[str, Any] = setting({}, "Options of the result store, by its own names.")
     result_expires: float | None = setting(
         86400.0,
         "How long results are kept; seconds or a timedelta. None or 0: for ever.",
         unit="s",
         convert=_expiry,
         validate=_positive,
-    )
-    result_failure_expires: float | None = setting(
-        None, "How long errors are kept. Unset: result_expires.", unit="s", convert=_expiry, validate=_positive
     )
     result_serializer: str = setting("json", "Serializer of results.")
     result_compression: str | None = setting(None, "Compression of results.")

@@ -91,7 +91,7 @@ def test_a_setting_that_does_not_exist_says_what_is_like_it_or_in_its_place(cli,
 @pytest.mark.parametrize("command", [["plugins"], ["plugins", "--json"], ["config"], ["config", "--json"], ["report"]])
 def test_no_secret_is_shown(cli, command: list[str]) -> None:
     Path("proj.py").write_text(
-        f"from kern import Kern\napp = Kern(result_backend_transport_options={{'password': '{SECRET}'}})\n"
+        f"from kern import Kern\napp = Kern(database_engine_options={{'connect_args': {{'password': '{SECRET}'}}}})\n"
     )
     result = cli("-A", "proj", "-b", URL, "--result-backend", URL, *command, broker=False)
     assert result.exit_code == 0, result.output

@@ -9,7 +9,7 @@ from kern.errors import InvalidSetting
 from kern.message import Publication
 from kern.queues import Binding, QueueSpec, queues_for
 from kern_broker_sql.messages import fits
-from kern_broker_sql.tables import DELAYED, READY
+from kern_broker_sql.tables import DELAYED, LEASED, READY
 from kern_sql_engine import Dialect, Statements
 from kern_sql_engine.schema import NAME_LENGTH
 
@@ -45,6 +45,7 @@ class Routing:
         self._unused = sql(
             "SELECT name FROM kern_queue WHERE idle_limit IS NOT NULL AND used_at + idle_limit < {now} {skip}"
         )
+        self._leased = sql(f"SELECT DISTINCT queue FROM kern_message WHERE state = {LEASED} AND queue {{in}}")
         self._forget_queues = sql("DELETE FROM kern_queue WHERE name {in}")
         self._forget_bindings = sql("DELETE FROM kern_binding WHERE queue {in}")
         self._forget_messages = [
@@ -105,14 +106,18 @@ class Routing:
             statements.run(self._used, (self._values(sorted(queues)),))
 
     def sweep(self, statements: Statements) -> None:
-        """Delete queues that were to vanish with their consumer; what is leased stays."""
+        """Delete queues that were to vanish with their consumer; one with a lease goes when that has ended."""
         names = [str(name) for (name,) in statements.rows(self._unused)]
-        if names:
-            values = (self._values(names),)
-            statements.run(self._forget_bindings, values)
-            for sql in self._forget_messages:
-                statements.run(sql, values)
-            statements.run(self._forget_queues, values)
+        if not names:
+            return
+        values = (self._values(names),)
+        statements.run(self._forget_bindings, values)
+        for sql in self._forget_messages:
+            statements.run(sql, values)
+        leased = {str(name) for (name,) in statements.rows(self._leased, values)}
+        empty = [name for name in names if name not in leased]
+        if empty:
+            statements.run(self._forget_queues, (self._values(empty),))
 
 
 def _idle_limit(queue: QueueSpec) -> float | None:

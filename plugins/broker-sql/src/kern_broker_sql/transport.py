@@ -504,7 +504,13 @@ class SqlTransport(BlockingTransport):
             ours = Link(self.database, self._ensure_tables)
             self._database_id = schema.database_id(ours.open())
             ours.close()
-        if schema.database_id(theirs) != self._database_id:
+        try:
+            found = schema.database_id(theirs)
+        except SqlError as error:
+            raise PublishRefused(
+                f"the connection is not to the broker's database, or cannot be used now: {error}"
+            ) from error
+        if found != self._database_id:
             raise PublishRefused(f"the connection is to another database than the broker's {self.url}")
 
     # -- inside: waking

@@ -70,12 +70,12 @@ class DriverThread(ABC):
         self._commands: deque[Command] = deque()
         self._sleeping = False
         self._stopping = False
+        self._ended = False
         self._connected = False
         self._collected_at = 0.0
         self._thread: threading.Thread | None = None
-        self._wake_reader, self._wake_writer = os.pipe()
-        os.set_blocking(self._wake_reader, False)
-        os.set_blocking(self._wake_writer, False)
+        # Made when the thread is started: what is never started leaves nothing open.
+        self._wake_reader = self._wake_writer = -1
 
     # -- what the two kinds of driver do differently
 
@@ -111,6 +111,9 @@ class DriverThread(ABC):
     def begin(self) -> Reply[None]:
         """Start the thread; the reply is the first attempt to connect."""
         reply: Reply[None] = Future()
+        self._wake_reader, self._wake_writer = os.pipe()
+        os.set_blocking(self._wake_reader, False)
+        os.set_blocking(self._wake_writer, False)
         self._thread = threading.Thread(target=self._run, args=(reply,), name=f"kern {self._name}", daemon=True)
         self._thread.start()
         return reply
@@ -127,11 +130,13 @@ class DriverThread(ABC):
         """Have the thread call *function*."""
         reply: Reply[T] = Future()
         if self._stopping or self._thread is None:
-            reply.set_exception(TransportError(f"the connection to {self._name} is closed", retryable=False))
+            reply.set_exception(self._closed())
             return reply
         self._commands.append((reply, function, arguments))
         if self._sleeping:
             self.wake()
+        if self._ended:  # meanwhile: nobody is left to take it
+            self._fail_commands(self._closed())
         return reply
 
     def wake(self) -> None:
@@ -140,6 +145,9 @@ class DriverThread(ABC):
             os.write(self._wake_writer, b"\0")
         except (BlockingIOError, OSError):
             pass  # full: it will wake anyway; closed: nobody is there
+
+    def _closed(self) -> TransportError:
+        return TransportError(f"the connection to {self._name} is closed", retryable=False)
 
     # -- the thread
 
@@ -152,7 +160,7 @@ class DriverThread(ABC):
             self._connected = True
         except BaseException as error:
             self._quietly_close()
-            self._stopping = True
+            self._stopping = self._ended = True
             self._fail_commands(error)
             self._close_pipe()
             started.set_exception(error)
@@ -170,9 +178,15 @@ class DriverThread(ABC):
                 self._execute(self._commands.popleft())
                 pause = None
                 continue
-            pause = self._wait(selector, pause)
+            try:
+                pause = self._wait(selector, pause)
+            except Exception as error:  # the driver's descriptor, for one, may be no good any more
+                logger.exception("waiting failed", server=self._name)
+                self._lost(error)
+                self._pause_disconnected(BACKOFF[0])
         self._quietly_close()
-        self._fail_commands(TransportError(f"the connection to {self._name} is closed", retryable=False))
+        self._ended = True
+        self._fail_commands(self._closed())
         selector.close()
         self._close_pipe()
 

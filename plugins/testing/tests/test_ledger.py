@@ -187,7 +187,8 @@ def test_many_processes_write_one_journal_and_may_be_killed(ledger: Ledger) -> N
         subprocess.Popen([sys.executable, "-c", program, str(ledger.executions), str(number)]) for number in range(4)
     ]
     try:
-        eventually(lambda: len(ledger.ended()) > 200, "the processes have written")
+        wanted = {f"{number}-30" for number in range(4)}
+        eventually(lambda: wanted <= ledger.ended(), "each process has written thirty runs")
     finally:
         for writer in writers:
             os.kill(writer.pid, signal.SIGKILL)

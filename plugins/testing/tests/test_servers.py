@@ -1,7 +1,10 @@
 """Servers for tests are real ones, and end when the tests do."""
 
 import os
+import shutil
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -49,6 +52,23 @@ def test_each_postgresql_database_is_empty_and_its_own(postgresql_server: Postgr
     postgresql_server.drop_database(other)
 
 
+def test_an_emptied_postgresql_database_is_as_new(postgresql_server: PostgreSQL, postgresql_url: str) -> None:
+    """No table, type, function or schema of the test before is left, and no connection."""
+    name = database_of(postgresql_url)
+    postgresql_server.sql(
+        'create table t (x serial); create type kind as enum (\'a\'); create schema "odd ""name"; '
+        'create view "odd ""name".v as select 1; create function f() returns int language sql as \'select 1\'',
+        name,
+    )
+    postgresql_server.empty_database(postgresql_url)
+    left = "select count(*) from {} where {} in (select oid from pg_namespace where nspname = 'public')"
+    for catalogue, column in (("pg_class", "relnamespace"), ("pg_type", "typnamespace"), ("pg_proc", "pronamespace")):
+        assert postgresql_server.sql(left.format(catalogue, column), name).strip() == "0"
+    schemas = "select nspname from pg_namespace where nspname !~ '^pg_' and nspname <> 'information_schema'"
+    assert postgresql_server.sql(schemas, name).strip() == "public"
+    postgresql_server.sql("create table t (x int)", name)
+
+
 def test_postgresql_syncs_to_disk(postgresql_server: PostgreSQL) -> None:
     """What the server confirmed survives its death: fsync is on, and a killed server comes back with the data."""
     url = postgresql_server.create_database()
@@ -83,6 +103,26 @@ def test_a_paused_server_answers_nothing_until_it_is_resumed(postgresql_server: 
     finally:
         postgresql_server.resume()
     assert eventually(lambda: postgresql_server.sql("select 1", "postgres").strip() == "1", "it answers again")
+
+
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="setpriv (util-linux) ties a server to its tests")
+def test_a_killed_test_run_leaves_no_server_running() -> None:
+    """Who is killed cannot stop its servers; they end all the same."""
+    program = (
+        "import sys, time\nfrom kern_testing.servers import PostgreSQL\n"
+        "server = PostgreSQL()\nserver.start()\nprint(server.pid, server.folder, flush=True)\nsys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        pid, folder = run.stdout.readline().split()
+        assert alive(int(pid))
+        run.kill()
+    try:
+        eventually(lambda: not alive(int(pid)), "the server has ended")
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_a_missing_server_says_what_to_install() -> None:

@@ -1,6 +1,7 @@
 """What users of kern test with: calls go through broker, worker and result store, and a test can wait for all of it."""
 
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 from kern import Kern
 from kern.timeutil import clock as kern_clock_of_kern
 from kern_testing.clock import VirtualClock
+from kern_testing.make import unique
+from kern_testing.memory import forget
 from kern_testing.waiting import eventually
 from kern_testing.worker import WorkerThread, enqueued, in_memory, run_until_idle, space_of
 
@@ -211,6 +214,23 @@ def test_any_application_can_be_put_in_memory(project: Kern) -> None:
             assert result.get(timeout=1) == 3
     assert project.conf.broker_url == "redis://nowhere:1/0"
     assert project.conf.result_backend == "redis://nowhere:1/1"
+
+
+def test_without_a_virtual_clock_time_is_waited_for() -> None:
+    """As on any other broker: what is due shortly runs when it is due."""
+    name = unique("real")
+    app = Kern("real", broker=f"memory://{name}", backend=f"memory://{name}")
+
+    @app.task
+    def soon() -> float:
+        return time.time()
+
+    due = time.time() + 0.3
+    result = soon.apply_async(countdown=0.3)
+    assert len(run_until_idle(app).check()) == 1
+    assert result.get(timeout=1) >= due - 0.01
+    app.close()
+    forget(name)
 
 
 @pytest.fixture

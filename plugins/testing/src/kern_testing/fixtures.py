@@ -61,14 +61,21 @@ def postgresql_server() -> Iterator[PostgreSQL]:
     yield from running(PostgreSQL())
 
 
+@pytest.fixture(scope="session")
+def _postgresql_databases() -> list[str]:
+    """URLs of databases that are empty again."""
+    return []
+
+
 @pytest.fixture
-def postgresql_url(postgresql_server: PostgreSQL) -> Iterator[str]:
+def postgresql_url(postgresql_server: PostgreSQL, _postgresql_databases: list[str]) -> Iterator[str]:
     """URL of an empty PostgreSQL database, with user and password."""
     postgresql_server.start()  # a fault may have ended it
-    url = postgresql_server.create_database()
+    url = _postgresql_databases.pop() if _postgresql_databases else postgresql_server.create_database()
     yield url
     postgresql_server.start()
-    postgresql_server.drop_database(url)
+    postgresql_server.empty_database(url)
+    _postgresql_databases.append(url)
 
 
 @pytest.fixture(scope="session")

@@ -342,6 +342,19 @@ class PostgreSQL(Server):
         """Drop it, whoever is connected."""
         self.sql(f"drop database if exists {database_of(url)} with (force)", "postgres")
 
+    def empty_database(self, url: str) -> None:
+        """Leave nothing in it and nobody connected: several times cheaper than a new one."""
+        self.sql(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where datname = current_database() and pid <> pg_backend_pid(); "
+            "do $$ declare name text; begin "
+            "for name in select nspname from pg_namespace "
+            "where nspname !~ '^pg_' and nspname <> 'information_schema' loop "
+            "execute format('drop schema %I cascade', name); end loop; "
+            "create schema public; end $$",
+            database_of(url),
+        )
+
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://{USER}:{quote(PASSWORD)}@127.0.0.1:{self.port}/{database}"
 

@@ -16,8 +16,9 @@ LIBRARIES_OF_CORE = {
     *("attr", "attrs", "click", "importlib_metadata", "kombu", "msgspec", "pluggy", "stevedore", "structlog"),
 }
 
-#: Codecs a body may be written with. They come with an extra, and one module asks for them when it meets one.
-CODECS_OF_CORE = {"backports", "brotli", "msgpack", "yaml"}
+#: What comes with an extra, and the one module that asks for it when it is needed: codecs a body may be written with,
+#: and what makes a traceback of its text.
+EXTRAS_OF_CORE = {"kern.serialization": {"backports", "brotli", "msgpack", "yaml"}, "kern.result": {"tblib"}}
 
 #: Technology that needs no installation.
 FORBIDDEN_IN_CORE = {"dbm", "sqlite3"}
@@ -30,8 +31,8 @@ def is_foreign(found: Import) -> bool:
     return found.top not in sys.stdlib_module_names
 
 
-def is_codec(found: Import) -> bool:
-    return found.importer == "kern.serialization" and found.top in CODECS_OF_CORE
+def is_extra(found: Import) -> bool:
+    return found.top in EXTRAS_OF_CORE.get(found.importer, ())
 
 
 def taken_from_kombu(found: Import) -> str | None:
@@ -46,7 +47,7 @@ def test_core_imports_no_technology() -> None:
     wrong = [
         str(found)
         for found in imports_of(CORE.source, CORE.import_name)
-        if (is_foreign(found) and found.top not in {"kern", *LIBRARIES_OF_CORE} and not is_codec(found))
+        if (is_foreign(found) and found.top not in {"kern", *LIBRARIES_OF_CORE} and not is_extra(found))
         or found.top in FORBIDDEN_IN_CORE
         or taken_from_kombu(found) in FORBIDDEN_OF_KOMBU
     ]

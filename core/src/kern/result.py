@@ -541,7 +541,7 @@ class AsyncResult(ResultBase, Generic[R]):
         try:
             tblib = importlib.import_module("tblib")
         except ImportError:
-            raise ImproperlyConfigured("'task_remote_tracebacks' needs tblib: pip install tblib") from None
+            raise ImproperlyConfigured("'task_remote_tracebacks' needs tblib: pip install 'kern-core[tblib]'") from None
         try:
             return cast("TracebackType", tblib.Traceback.from_string(text, strict=False).as_traceback())
         except tblib.TracebackParseError:

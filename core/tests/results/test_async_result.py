@@ -312,7 +312,7 @@ def test_without_tblib_remote_tracebacks_say_what_to_install(
 
     monkeypatch.setitem(sys.modules, "tblib", None)
     worker.fail("t", Odd("boom"), traceback=TRACEBACK)
-    with pytest.raises(ImproperlyConfigured, match="pip install tblib"):
+    with pytest.raises(ImproperlyConfigured, match=r"pip install 'kern-core\[tblib\]'"):
         make_app(task_remote_tracebacks=True).AsyncResult("t").get()
 
 

@@ -159,7 +159,7 @@ class Plugins:
         self._discovered = True
         from stevedore import NamedExtensionManager
 
-        entry_points = NamedExtensionManager(GROUP, names=[], warn_on_missing_entrypoint=False).list_entry_points()
+        entry_points = NamedExtensionManager(GROUP, names=[]).list_entry_points()
         found: dict[str, Any] = {}
         for entry_point in entry_points:
             other = found.get(entry_point.name)
@@ -183,7 +183,6 @@ class Plugins:
             names=wanted,
             invoke_on_load=False,
             on_load_failure_callback=lambda _manager, entry_point, error: failures.append((entry_point, error)),
-            warn_on_missing_entrypoint=False,
         )
         for entry_point, error in failures:
             self._failed(entry_point, State.FAILED, f"{type(error).__name__}: {error}")

@@ -1328,6 +1328,11 @@ def result_from_tuple(r: Any, app: Kern | None = None) -> Any:
     return AsyncResult(task_id, app=app, parent=before)
 
 
+def bound_to(app: Kern, cls: type[T]) -> type[T]:
+    """The class of an application's own results: ``app.GroupResult`` and the like."""
+    return type(cls.__name__, (cls,), {"bound_app": app, "__doc__": cls.__doc__, "__module__": cls.__module__})
+
+
 def as_dict(meta: Meta) -> dict[str, Any]:
     """A document as a dict of Celery's keys; group, parent, extended fields and stamps where they are known."""
     fields: dict[str, Any] = {

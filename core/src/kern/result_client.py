@@ -122,20 +122,26 @@ class ResultClient:
             longest_ms=conf.result_backend_max_sleep_between_retries_ms,
         )
 
+    def _made(self, session: _ClientSession) -> ResultStore | None:
+        """The store, connected or not; ``None``: none is configured."""
+        with session.lock:
+            if session.store is None:
+                session.store, session.connecting, session.connected = self.app.result_store, None, False
+            return session.store
+
     def _begin(self) -> tuple[_ClientSession, ResultStore]:
-        """The store, made and told to connect.
+        """The store, told to connect.
 
         :raises NotImplementedError: none is configured.
         """
         session = self._session()
         with session.lock:
-            if session.store is None:
-                store = self.app.result_store
-                if store is None:
-                    raise NotImplementedError(NO_STORE)
-                session.store, session.connected = store, False
+            store = self._made(session)
+            if store is None:
+                raise NotImplementedError(NO_STORE)
+            if session.connecting is None:
                 session.connecting = store.start(session.deliver)
-            return session, session.store
+            return session, store
 
     def _failed_to_begin(self, session: _ClientSession, store: ResultStore) -> None:
         """The next command begins anew."""
@@ -229,10 +235,7 @@ class ResultClient:
 
     @property
     def _store(self) -> ResultStore | None:
-        """The store, connected or not; ``None``: none is configured."""
-        session = self._session()
-        with session.lock:
-            return session.store or self.app.result_store
+        return self._made(self._session())
 
     @property
     def enabled(self) -> bool:

@@ -14,6 +14,7 @@ import pytest
 
 from kern import states
 from kern.app import Kern
+from kern.contracts.blocking import threaded_store
 from kern.contracts.result_store import GroupDocument, StoreCapability
 from kern.errors import (
     BackendGetMetaError,
@@ -317,8 +318,27 @@ def test_it_says_what_the_store_can(app: Kern, monkeypatch: pytest.MonkeyPatch) 
     assert not backend.is_async
 
 
+def test_asking_about_the_store_makes_one_and_connects_none(app: Kern, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    make = type(app).make_result_store
+
+    def noted(self: Kern) -> Any:
+        made.append(make(self))
+        return made[-1]
+
+    monkeypatch.setattr(Kern, "make_result_store", noted)
+    for _ in range(3):
+        assert app.backend.enabled
+        assert app.backend.as_uri().startswith("memory://")
+        assert app.backend.supports_native_join
+    assert len(made) == 1
+    assert made[0]._thread is None
+    assert not app.AsyncResult("t").ready()
+    assert len(made) == 1
+
+
 def test_the_url_is_shown_without_its_password(make_app: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Kern, "result_store", property(lambda self: Masked()))
+    monkeypatch.setattr(Kern, "result_store", property(lambda self: threaded_store(Masked())))
     backend = make_app(backend=f"memory://user:secret@{name}").backend
     assert backend.as_uri() == "memory://user:***@here"
     assert backend.as_uri(include_password=True) == f"memory://user:secret@{name}"

@@ -12,7 +12,7 @@ import pytest
 from kern import states
 from kern.app import Kern
 from kern.errors import BackendUnavailable, CapabilityMissing, ImproperlyConfigured, TimeoutError
-from kern.result import AsyncResult, EagerResult, GroupResult, ResultSet, result_from_tuple
+from kern.result import AsyncResult, EagerResult, GroupResult, ResultSet, bound_to, result_from_tuple
 from kern_testing.memory import space
 from kern_testing.waiting import eventually
 
@@ -442,6 +442,17 @@ def test_a_saved_group_is_restored(make_app: Any, worker: Any, serializer: str) 
     group.delete()
     assert GroupResult.restore("gid", app=app) is None
     assert app.AsyncResult("a").exists()
+
+
+def test_classes_of_an_application_need_not_be_told_it(app: Kern, worker: Any) -> None:
+    group_class, result_class = bound_to(app, GroupResult), bound_to(app, AsyncResult)
+    group: GroupResult[Any] = group_class("gid", [result_class("a")])
+    group.save()
+    assert group_class.restore("gid") == group
+    worker.succeed("a", 1)
+    assert group.get(timeout=10) == [1]
+    assert repr(result_class("a")) == "<AsyncResult: a>"
+    assert type(pickle.loads(pickle.dumps(group))) is GroupResult
 
 
 def test_a_group_without_an_id_cannot_be_saved(app: Kern) -> None:

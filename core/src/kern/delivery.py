@@ -37,9 +37,11 @@ class Delivery:
     routing_key: str = ""
     #: When the message became ready (seconds since the epoch), where the broker knows.
     ready_since: float | None = None
-    #: When it was first parked because no worker could take it, and how often since; for growing delays.
+    #: When it was first parked for the reason it was parked for last, and how often since; for growing delays.
     parked_since: float | None = None
     times_parked: int = 0
+    #: That reason; ``None`` when it was not parked, or the broker does not keep it.
+    parked_reason: str | None = None
 
     @property
     def task_id(self) -> str:

@@ -5,15 +5,19 @@ module and takes a batch to a batch:
 
 =============  ========================================================================================
 `claiming`     how many messages to lease, and when
-`admission`    what may run, what is parked, what ends here
-`dispatch`     requests on their way into the pool, and how long they may wait there
-`blame`        whose fault a death was
-`settling`     outcomes into result store and broker, in that order or in one step
-`leases`       renewal, hand-back, recovery of what dead workers held
-`stopping`     signals and the graceful stop
+`intake`       what becomes of a claimed batch, with `admission`: what may run, what is parked, what ends;
+               `rates`: limits of runs a second
+`dispatch`     requests on their way into the pool, and how long they may wait there; `neighbours`: whether
+               somebody else could run them
 `solo`         the pool that runs one request at a time in this process
-`worker`       puts them together
+`progress`     what is told of tasks on their way; `limits`: hard limits where the pool cannot kill
+`blame`        whose fault a death was; `endings`: the outcomes that the worker makes itself
+`settling`     outcomes into result store and broker, in that order or in one step
+`leases`       renewal, and recovery of what dead workers held
 =============  ========================================================================================
+
+`flow` puts them together, over the table of what is in flight (`state`). `worker` is the life around it: `connecting`,
+`services`, `stopping`, and the `chores` that run beside the stages.
 """
 
 from kern.worker.worker import Worker

@@ -1,23 +1,23 @@
 """Whose fault a death was, and what becomes of the task.
 
 The pool reports which requests were lost and which of them had started: only a request that had started is to blame. A
-hard time limit is no death but a failure, and a termination on request is a revocation.
+hard time limit is no death but a failure, a termination on request is a revocation, and what the worker itself ended
+because it stops goes back uncounted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
-from kern import log, states
+from kern import log
 from kern.contracts.pool import Died
-from kern.delivery import Delivery
 from kern.errors import TimeLimitExceeded, WorkerLostError
-from kern.outcome import Disposition, Event, GiveBack, Outcome, Release
+from kern.outcome import Disposition, GiveBack, Outcome, Quarantine, Release
 from kern.request import Request
 from kern.timeutil import clock
-from kern.worker.admission import Admission
+from kern.worker.endings import Endings
+from kern.worker.state import InFlight
 
 if TYPE_CHECKING:
     from kern.app import Kern
@@ -31,57 +31,50 @@ DEATH_PAUSES = (1.0, 4.0, 60.0)
 class Coroner:
     """Turns a death into an outcome."""
 
-    def __init__(self, app: Kern, admission: Admission) -> None:
-        self._app = app
-        self._admission = admission
+    def __init__(self, app: Kern, endings: Endings) -> None:
+        self._tasks = app.tasks
+        self._endings = endings
         self._max_attempts: int = app.conf.task_max_attempts
 
-    def outcome(self, delivery: Delivery, request: Request, death: Died, released: bool) -> Outcome:
+    def outcome(self, entry: InFlight, request: Request, death: Died) -> Outcome:
         """What becomes of the request that *death* took."""
-        if death.terminated:
-            return self._admission.revoked(request, "terminated")
         if death.time_limit is not None:
-            return self._timed_out(request, death.time_limit)
-        if not death.started:
-            return self._outcome(request, states.PENDING, GiveBack())
-        task = self._app.tasks.get(request.task or "")
-        attempts = delivery.attempts + 1
+            return self.timed_out(request, death.time_limit)
+        if death.terminated and not entry.interrupted:
+            return self._endings.revoked(request, "terminated", death.evidence.get("signal"))
+        if entry.interrupted or not death.started:
+            return self._endings.given_back(entry.delivery, request)
+        attempts = entry.delivery.attempts + 1
         logger.error(
-            "task lost with its process", task_id=request.id, task=request.task, attempts=attempts, **death.evidence
+            "task lost with its process",
+            task_id=request.id,
+            task=request.task,
+            attempts=attempts,
+            evidence=dict(death.evidence),
         )
-        rerun = not released and (task is None or task.reject_on_worker_lost is not False)
-        if not rerun:
-            return self._failed(request, WorkerLostError(_sentence(death.evidence)), Release())
+        task = self._tasks.get(request.task or "")
+        if entry.released or (task is not None and task.reject_on_worker_lost is False):
+            return self._endings.failed(request, WorkerLostError(_sentence(death.evidence)), self._after_loss(request))
         if attempts >= self._max_attempts:
-            return self._admission.poisonous(attrs.evolve(delivery, attempts=attempts), request, death.evidence)
+            return self._endings.poisonous(entry.delivery, request, attempts, death.evidence)
         first, factor, longest = DEATH_PAUSES
         due = clock.now() + min(longest, first * factor ** (attempts - 1))
-        return self._outcome(request, states.RETRY, GiveBack(blamed=True, due=due))
+        return self._endings.will_run_again(entry.delivery, request, due)
 
-    def _timed_out(self, request: Request, limit: float) -> Outcome:
-        task = self._app.tasks.get(request.task or "")
+    def timed_out(self, request: Request, limit: float) -> Outcome:
+        """It ran into its hard limit of so many seconds."""
+        task = self._tasks.get(request.task or "")
         keep = task is not None and task.acks_late and task.acks_on_timeout is False
-        logger.error("task killed at its hard time limit", task_id=request.id, task=request.task, seconds=limit)
-        return self._failed(request, TimeLimitExceeded(limit), GiveBack(blamed=True) if keep else Release())
+        logger.error("task ended at its hard time limit", task_id=request.id, task=request.task, seconds=limit)
+        return self._endings.failed(request, TimeLimitExceeded(limit), GiveBack(blamed=True) if keep else Release())
 
-    def _failed(self, request: Request, error: Exception, disposition: Disposition) -> Outcome:
-        return attrs.evolve(
-            self._outcome(request, states.FAILURE, disposition),
-            document=self._admission.document(request, states.FAILURE, error),
-            events=(Event("task-failed", {"uuid": request.id, "exception": repr(error)}, clock.now()),),
-            summary=repr(error),
-        )
-
-    def _outcome(self, request: Request, state: str, disposition: Disposition) -> Outcome:
-        return Outcome(
-            receipt=request.receipt,
-            task_id=request.id or "",
-            task=request.task or "",
-            state=state,
-            disposition=disposition,
-        )
+    def _after_loss(self, request: Request) -> Disposition:
+        task = self._tasks.get(request.task or "")
+        if task is not None and task.acks_late and task.acks_on_failure is False:
+            return Quarantine("failed", {"error": "its process died"})
+        return Release()
 
 
-def _sentence(evidence: Any) -> str:
+def _sentence(evidence: Mapping[str, Any]) -> str:
     details = ", ".join(f"{name} {value}" for name, value in evidence.items() if value is not None)
     return f"Worker exited prematurely: {details}" if details else "Worker exited prematurely"

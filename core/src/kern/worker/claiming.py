@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from kern import log, seams
@@ -20,20 +21,23 @@ logger = log.get_logger("kern.worker")
 #: Seconds of work that may lie ready in the pool beside what runs: long enough to hide a round trip to the broker,
 #: short enough that nobody waits noticeably behind it.
 HORIZON = 0.05
-#: Messages a claim asks for at most.
+#: Messages a claim asks for at most, and messages that may lie ready beside what runs.
 LARGEST_CLAIM = 100
 #: Bytes of bodies a claim asks for at most.
 BYTE_BUDGET = 262_144
 #: Seconds between two claims of an idle worker that nothing has woken.
 SAFETY_INTERVAL = 1.0
+#: Seconds to the next claim at least, if the broker says that something is due now and yet hands out nothing.
+SHORTEST_PAUSE = 0.002
 
 
 class ConsumedQueues:
     """The queues a worker consumes: data that may change while it runs, read again at each claim."""
 
-    def __init__(self, names: tuple[str, ...] = ()) -> None:
+    def __init__(self, names: Sequence[str] = ()) -> None:
         self._names: dict[str, None] = dict.fromkeys(names)
         self._paused: set[str] = set()
+        #: Called after each change.
         self.changed: Callable[[], None] = lambda: None
 
     def add(self, name: str) -> None:
@@ -42,6 +46,7 @@ class ConsumedQueues:
 
     def cancel(self, name: str) -> None:
         self._names.pop(name, None)
+        self._paused.discard(name)
         self.changed()
 
     def pause(self, name: str) -> None:
@@ -61,11 +66,66 @@ class ConsumedQueues:
         return tuple(name for name in self._names if name not in self._paused)
 
 
+class Room:
+    """How many messages a worker may hold: computed from what is, never counted up and down, so it cannot drift.
+
+    :param slots: requests the pool runs at once, now.
+    :param exclusive: whether a request runs alone, or waits to; then nothing else is of use here.
+    :param prefetch_multiplier: messages for each slot, instead of what run times say; 0: no limit.
+    :param ahead: whether messages may be taken for slots that are not free yet.
+    """
+
+    def __init__(
+        self,
+        flights: FlightTable,
+        run_times: RunTimes,
+        slots: Callable[[], int],
+        exclusive: Callable[[], bool],
+        prefetch_multiplier: int | None = None,
+        ahead: bool = True,
+    ) -> None:
+        self._flights = flights
+        self._run_times = run_times
+        self._slots = slots
+        self._exclusive = exclusive
+        self._multiplier = prefetch_multiplier
+        self._may_run_ahead = ahead
+
+    def left(self) -> int:
+        """How many more messages this worker may hold now."""
+        if self._exclusive():
+            return 0
+        flights, slots = self._flights, self._slots()
+        free = max(0, slots - flights.running)
+        if not self._may_run_ahead:
+            return max(0, free - flights.waiting)
+        if self._multiplier is None:
+            return max(0, free + self._ahead(slots) - flights.waiting)
+        if self._multiplier == 0:
+            return LARGEST_CLAIM
+        return max(0, slots * self._multiplier - flights.waiting - flights.running)
+
+    def _ahead(self, slots: int) -> int:
+        """Messages that the slots will have come to within the horizon."""
+        predicted = self._run_times.p95
+        if predicted is None or predicted > HORIZON * slots:
+            return 0
+        # A slot that is busy for longer than predicted comes to nothing soon, whatever its neighbours did before.
+        slow = max(HORIZON, 4 * predicted)
+        now = time.monotonic()
+        stuck = sum(
+            1
+            for entry in self._flights.in_phase(Phase.STARTED)
+            if entry.started_at is not None and now - entry.started_at > slow
+        )
+        return min(int(max(0, slots - stuck) * HORIZON / max(predicted, 1e-6)), LARGEST_CLAIM)
+
+
 class Claimer:
     """Claims while there is room, and waits for a reason to claim again when there was nothing.
 
-    The size of a claim is computed from free slots and the run times seen, never counted up and down, so it cannot
-    drift.
+    :param may_claim: whether what waits to be written leaves room for more.
+    :param admit: takes what was claimed, also when the worker has been told to stop meanwhile.
     """
 
     def __init__(
@@ -73,26 +133,23 @@ class Claimer:
         transport: Transport,
         queues: ConsumedQueues,
         flights: FlightTable,
-        run_times: RunTimes,
-        slots: Callable[[], int],
-        settle_room: Callable[[], bool],
-        admit: Callable[[tuple[Delivery, ...]], None],
-        prefetch_multiplier: int | None,
+        room: Room,
+        may_claim: Callable[[], bool],
+        admit: Callable[[Sequence[Delivery]], None],
         lease_seconds: float,
     ) -> None:
         self._transport = transport
         self._queues = queues
         self._flights = flights
-        self._run_times = run_times
-        self._slots = slots
-        self._settle_room = settle_room
+        self._room = room
+        self._may_claim = may_claim
         self._admit = admit
-        self._multiplier = prefetch_multiplier
         self._lease_seconds = lease_seconds
         self._changed = asyncio.Event()
         self._woken = asyncio.Event()
-        self._connected = True
-        self._rotation = 0
+        #: How many queues had something for the last claim that brought anything.
+        self._busy_queues = 1
+        self.connected = True
         self.stopping = False
 
     # -- what the loop tells it
@@ -107,41 +164,16 @@ class Claimer:
         self._changed.set()
 
     def down(self) -> None:
-        self._connected = False
+        self.connected = False
 
     def up(self) -> None:
-        self._connected = True
+        self.connected = True
         self.wake()
 
     def stop(self) -> None:
+        """Ask for no more; what a claim under way brings is still admitted."""
         self.stopping = True
         self.wake()
-
-    # -- how many
-
-    def room_for(self) -> int:
-        """How many more messages this worker may hold now."""
-        waiting = self._flights.count(Phase.ADMITTED, Phase.SUBMITTED)
-        started = self._flights.count(Phase.STARTED)
-        slots = self._slots()
-        if self._multiplier is not None:
-            if self._multiplier == 0:
-                return LARGEST_CLAIM
-            return max(0, slots * self._multiplier - waiting - started)
-        predicted = self._run_times.p95
-        ahead = 0 if predicted is None else int(slots * HORIZON / max(predicted, 1e-6))
-        free = max(0, slots - started)
-        return max(0, free + min(ahead, LARGEST_CLAIM) - waiting)
-
-    def _claim(self, room: int) -> Claim:
-        names = self._queues.active()
-        limit = min(room, LARGEST_CLAIM)
-        if len(names) > 1:
-            self._rotation = (self._rotation + 1) % len(names)
-            names = names[self._rotation :] + names[: self._rotation]
-        share = limit if len(names) < 2 else max(1, -(-limit // len(names)))
-        wanted: Mapping[str, int] = dict.fromkeys(names, share)
-        return Claim(wanted, limit, BYTE_BUDGET, self._lease_seconds)
 
     # -- the stage
 
@@ -149,14 +181,11 @@ class Claimer:
         """Claim until told to stop."""
         while not self.stopping:
             self._changed.clear()
-            room = self.room_for() if self._connected and self._settle_room() else 0
-            # A claim smaller than half of what is held asks for crumbs, at the price of a whole round trip.
-            held = self._flights.count(Phase.ADMITTED, Phase.SUBMITTED)
-            if room <= 0 or (held and room < held) or not self._queues.active():
+            claim = self._next_claim()
+            if claim is None:
                 await self._changed.wait()
                 continue
             self._woken.clear()
-            claim = self._claim(room)
             seams.reached("claiming")
             try:
                 claimed = await asyncio.wrap_future(self._transport.claim(claim))
@@ -165,14 +194,28 @@ class Claimer:
                 await self._pause(SAFETY_INTERVAL * random.uniform(0.5, 1.0))
                 continue
             if claimed.deliveries:
+                self._busy_queues = len({delivery.queue for delivery in claimed.deliveries})
                 self._admit(claimed.deliveries)
                 # Let outcomes and signals through between two claims.
                 await asyncio.sleep(0)
                 continue
             wait = SAFETY_INTERVAL * random.uniform(0.8, 1.2)
             if claimed.next_due is not None:
-                wait = min(wait, max(0.0, claimed.next_due))
+                wait = min(wait, max(SHORTEST_PAUSE, claimed.next_due))
             await self._pause(wait)
+
+    def _next_claim(self) -> Claim | None:
+        """What to ask for now; ``None``: nothing."""
+        queues = self._queues.active()
+        if not queues or not self.connected or not self._may_claim():
+            return None
+        room = min(self._room.left(), LARGEST_CLAIM)
+        # A claim smaller than what waits here asks for crumbs, at the price of a whole round trip.
+        if room <= 0 or room < self._flights.waiting:
+            return None
+        # The broker takes queues in turn; their shares spare it from looking at ten times what it may hand out.
+        share = -(-room // min(self._busy_queues, len(queues)))
+        return Claim(dict.fromkeys(queues, share), room, BYTE_BUDGET, self._lease_seconds)
 
     async def _pause(self, seconds: float) -> None:
         try:

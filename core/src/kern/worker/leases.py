@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from kern import log
 from kern.contracts.transport import Transport
@@ -12,38 +12,56 @@ from kern.worker.state import FlightTable, InFlight, Phase
 
 logger = log.get_logger("kern.worker")
 
+#: Seconds that a broker may leave a heartbeat unanswered, on a connection that it keeps, before the worker gives up.
+STALLED = 120.0
+
 
 class LeaseKeeper:
-    """Renews what is held with each heartbeat, and reports what is lost."""
+    """Renews what is held with each heartbeat, reports what is lost, and hands back what dead workers held.
+
+    :param on_lost: told of each entry whose lease is somebody else's now.
+    :param on_stalled: told once that the broker has not answered for :data:`STALLED` seconds.
+    """
 
     def __init__(
         self,
         transport: Transport,
         flights: FlightTable,
         on_lost: Callable[[InFlight], None],
+        on_stalled: Callable[[], None],
         lease_seconds: float,
         heartbeat: float,
     ) -> None:
         self._transport = transport
         self._flights = flights
         self._on_lost = on_lost
+        self._on_stalled = on_stalled
         self._lease_seconds = lease_seconds
         self._heartbeat = heartbeat
-        self._now = asyncio.Event()
-
-    def renew_now(self) -> None:
-        """Do not wait for the next heartbeat: the connection is new."""
-        self._now.set()
+        self.connected = True
 
     async def run(self) -> None:
         """Beat until cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
+            await asyncio.sleep(self._heartbeat)
+            began = loop.time()
+            beat = loop.create_task(self.beat(), name="heartbeat")
             try:
-                await asyncio.wait_for(self._now.wait(), self._heartbeat)
-            except TimeoutError:
-                pass
-            self._now.clear()
-            await self.beat()
+                while not beat.done():
+                    await asyncio.wait([beat], timeout=self._heartbeat)
+                    if not self.connected:
+                        began = loop.time()  # the driver knows, and is at work
+                    elif not beat.done():
+                        self._complain(loop.time() - began)
+            finally:
+                beat.cancel()
+            beat.result()
+
+    def _complain(self, silence: float) -> None:
+        logger.warning("the broker has not answered the heartbeat", seconds=round(silence, 1))
+        if silence > STALLED:
+            self._on_stalled()
 
     async def beat(self) -> None:
         """Renew once, then hand back what dead workers held."""
@@ -51,19 +69,19 @@ class LeaseKeeper:
             lost = await asyncio.wrap_future(self._transport.renew(self._flights.leased(), self._lease_seconds))
             self.lost(lost)
             recovered = await asyncio.wrap_future(self._transport.recover())
-            if recovered:
-                logger.warning("messages of dead workers handed back", messages=recovered)
         except KernError as error:
             logger.warning("heartbeat failed", error=str(error))
+        else:
+            if recovered:
+                logger.warning("messages of dead workers handed back", messages=recovered)
 
-    def lost(self, receipts: frozenset[str]) -> None:
+    def lost(self, receipts: Iterable[str]) -> None:
         """These leases are somebody else's now."""
         for receipt in receipts:
             entry = self._flights.get(receipt)
+            # What is being written is told by the answer to its settlement.
             if entry is None or entry.lost or entry.phase is Phase.ENDED:
                 continue
             entry.lost = True
-            logger.warning(
-                "lease lost: somebody else may run this task too", task_id=entry.request.id, task=entry.request.task
-            )
+            logger.warning("lease lost: somebody else may run this task too", task_id=entry.task_id, task=entry.task)
             self._on_lost(entry)

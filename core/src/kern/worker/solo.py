@@ -2,7 +2,7 @@
 
 The task runs in one thread beside the loop, so that leases are renewed and signals answered while it runs. A soft time
 limit is raised inside the task at its next bytecode; a hard limit cannot be enforced here, because a thread cannot be
-killed: the worker says so at its start.
+killed.
 """
 
 from __future__ import annotations
@@ -10,20 +10,33 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from kern import log, seams
-from kern.contracts.pool import Died, Finished, Pool, PoolCapability, PoolOptions, PoolSink, Started
+from kern.contracts.pool import Died, Finished, Pool, PoolCapability, PoolEvent, PoolOptions, PoolSink, Started
 from kern.contracts.port import Reply
 from kern.errors import SoftTimeLimitExceeded
 from kern.outcome import Outcome
 from kern.request import Request
+from kern.states import FAILURE
 from kern.timeutil import clock
 
 logger = log.get_logger("kern.pool")
+
+#: Seconds that a task has to end once it has been interrupted, before the pool ends without it.
+LAST_WORDS = 0.3
+
+
+class Interrupted(BaseException):
+    """The worker stops: the task is handed back, and will be run again."""
+
+
+class _Dropped(BaseException):
+    """Takes the place of an interruption that came too late to be raised in its task."""
 
 
 class SoloPool(Pool):
@@ -36,7 +49,7 @@ class SoloPool(Pool):
     def __init__(self, _app: Any, options: PoolOptions) -> None:
         if options.concurrency and options.concurrency > 1:
             logger.warning(
-                "the solo pool runs one task at a time; install kern-pool-prefork for more",
+                "the solo pool runs one task at a time; for more: another pool, such as kern-pool-prefork",
                 concurrency=options.concurrency,
             )
         self._run: Callable[[Request], Outcome] | None = None
@@ -44,7 +57,14 @@ class SoloPool(Pool):
         self._waiting: deque[Request] = deque()
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
+        #: Taken from those that wait, and its end not told yet.
+        self._taken: Request | None = None
+        #: Can be interrupted.
         self._current: Request | None = None
+        #: Events to be told with the next ones: the end of a request and the start of the next are one wake-up.
+        self._said: list[PoolEvent] = []
+        #: What was sent to the thread last while it ran the current request.
+        self._sent: type[BaseException] | None = None
         self._stopping = False
         self._thread: threading.Thread | None = None
         self._ended: Reply[None] = Future()
@@ -76,85 +96,144 @@ class SoloPool(Pool):
         with self._lock:
             if self._current is None or self._current.receipt != receipt:
                 return False
-            return _raise_in(self._thread, error)
+            return self._send(type(error))
 
     def stop(self, timeout: float | None = None) -> Reply[None]:
-        if self._thread is None:
-            if not self._ended.done():
-                self._ended.set_result(None)
-            return self._ended
         with self._work:
             self._stopping = True
             self._work.notify()
-        if timeout is not None:
-            timer = threading.Timer(timeout, self._give_up)
-            timer.daemon = True
-            timer.start()
+            if self._thread is None:
+                self._end()
+        if timeout is not None and not self._ended.done():
+            threading.Thread(target=self._end_within, args=(timeout,), name="kern solo end", daemon=True).start()
         return self._ended
 
-    def _give_up(self) -> None:
+    def _end_within(self, timeout: float) -> None:
         """The thread may run for ever; who waits for the pool's end must not."""
+        assert self._thread is not None
+        self._thread.join(timeout)
         with self._lock:
-            if not self._ended.done():
-                self._ended.set_result(None)
+            if self._current is not None:
+                self._send(Interrupted)
+        self._thread.join(LAST_WORDS)
+        with self._lock:
+            self._end()
+
+    # -- with the lock held
+
+    def _send(self, error: type[BaseException]) -> bool:
+        """Have *error* raised in the thread at its next bytecode."""
+        assert self._thread is not None
+        if not _raise_in(self._thread, error):
+            return False
+        self._sent = error
+        return True
+
+    def _end(self) -> None:
+        """Say what is still to be said, and never anything again."""
+        if self._ended.done():
+            return
+        self._said += [Died(r.receipt, {"reason": "not started"}, started=False) for r in self._waiting]
+        if self._taken is not None:
+            self._said.append(Died(self._taken.receipt, {"reason": "interrupted"}))
+        self._tell()
+        self._sink = lambda _events: None
+        self._waiting.clear()
+        self._ended.set_result(None)
+
+    def _tell(self) -> None:
+        if self._said:
+            said, self._said = self._said, []
+            self._sink(said)
 
     # -- the thread
 
     def _work_off(self, ready: Reply[None]) -> None:
         ready.set_result(None)
-        while True:
-            with self._work:
-                while not self._waiting and not self._stopping:
-                    self._work.wait()
-                if self._stopping:
-                    break
-                request = self._current = self._waiting.popleft()
-            self._run_one(request)
+        while (request := self._next()) is not None:
+            event = self._run_one(request)
+            with self._lock:
+                self._taken = None
+                self._said.append(event)
         with self._lock:
-            if not self._ended.done():
-                self._ended.set_result(None)
+            self._end()
 
-    def _run_one(self, request: Request) -> None:
+    def _next(self) -> Request | None:
+        """The next request, once there is one; ``None``: there will be none."""
+        with self._work:
+            if not self._waiting:
+                self._tell()
+            while not self._waiting and not self._stopping:
+                self._work.wait()
+            if self._stopping:
+                return None
+            request = self._taken = self._waiting.popleft()
+            self._said.append(Started(request.receipt, clock.now(), os.getpid()))
+            self._tell()
+            return request
+
+    def _run_one(self, request: Request) -> PoolEvent:
+        """Run it; an interruption may be raised at any bytecode, until it has been left."""
         assert self._run is not None
         limit: threading.Timer | None = None
         outcome: Outcome | None = None
-        self._sink((Started(request.receipt, clock.now(), os.getpid()),))
-        if request.soft_time_limit:
-            limit = threading.Timer(
-                request.soft_time_limit,
-                self.interrupt,
-                (request.receipt, SoftTimeLimitExceeded(request.soft_time_limit)),
-            )
-            limit.daemon = True
-            limit.start()
-        try:
-            outcome = self._run(request)
-            seams.reached("ran")
-        except BaseException as error:
-            if outcome is None:
-                logger.exception("the runner failed", task_id=request.id, error=repr(error))
-        self._leave(limit)
+        problem: BaseException | None = None
+        begun = left = False
+        while not left:
+            try:
+                if not begun:
+                    begun = True
+                    with self._lock:
+                        self._current = request
+                    limit = self._soft_limit(request)
+                    outcome = self._run(request)
+                    seams.reached("ran")
+                self._leave(limit)
+                left = True
+            except BaseException as error:
+                problem = problem or error
+        sent, self._sent = self._sent, None
+        if sent is Interrupted and (outcome is None or outcome.state == FAILURE):
+            return Died(request.receipt, {"reason": "interrupted"})
         if outcome is not None:
-            self._sink((Finished(request.receipt, outcome),))
-        else:
-            self._sink((Died(request.receipt, {"reason": "the runner failed"}),))
+            return Finished(request.receipt, outcome)
+        if isinstance(problem, SoftTimeLimitExceeded):
+            return Died(request.receipt, {"reason": "soft time limit"}, time_limit=request.soft_time_limit)
+        logger.error("the runner failed", task_id=request.id, exc_info=problem)
+        return Died(request.receipt, {"reason": f"the runner failed: {problem!r}"})
+
+    def _soft_limit(self, request: Request) -> threading.Timer | None:
+        if not request.soft_time_limit:
+            return None
+        error = SoftTimeLimitExceeded(request.soft_time_limit)
+        limit = threading.Timer(request.soft_time_limit, self.interrupt, (request.receipt, error))
+        limit.daemon = True
+        limit.start()
+        return limit
 
     def _leave(self, limit: threading.Timer | None) -> None:
         """From here on nobody can interrupt; an interruption already under way ends here."""
-        while self._current is not None:
+        while True:
             try:
                 if limit is not None:
                     limit.cancel()
                 with self._lock:
                     self._current = None
-                    _raise_in(self._thread, None)
+                if self._sent is not None:
+                    # What has not been raised yet is replaced by what can be waited for. Taking it back instead (with
+                    # NULL) leaves CPython looking for it at every bytecode from then on, in all threads.
+                    assert self._thread is not None
+                    _raise_in(self._thread, _Dropped)
+                    while True:
+                        time.sleep(0)
+                return
+            except _Dropped:
+                return
             except BaseException:
                 logger.debug("a late interruption was dropped")
 
 
-def _raise_in(thread: threading.Thread | None, error: BaseException | None) -> bool:
-    """Have *error*'s type raised in *thread* at its next bytecode; ``None`` takes back what is not raised yet."""
-    if thread is None or thread.ident is None:
-        return False
-    what = ctypes.py_object(type(error)) if error is not None else None
-    return bool(ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident), what))
+def _raise_in(thread: threading.Thread, error: type[BaseException]) -> bool:
+    """Have *error* raised in *thread* at its next bytecode, in place of what was to be raised there before."""
+    identity = ctypes.c_ulong(thread.ident or 0)
+    return bool(ctypes.pythonapi.PyThreadState_SetAsyncExc(identity, ctypes.py_object(error)))

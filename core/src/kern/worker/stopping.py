@@ -3,16 +3,17 @@
 1. Stop claiming.
 2. Hand back what has not started.
 3. Let what runs finish, for ``worker_soft_shutdown_timeout`` seconds.
-4. Hand back the rest, as interrupted: uncounted, no failure.
+4. Interrupt the rest and hand it back: uncounted, no failure.
 5. Exit 0.
 
-A second signal goes to step 4 at once. Leases, limits and heartbeats go on to the end.
+A second signal goes to step 4 at once, and so does SIGQUIT. Leases, limits, heartbeats and services go on to the end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import signal
+import threading
 from collections.abc import Callable
 
 from kern import log
@@ -23,10 +24,12 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 
 class StopRequest:
-    """How often the worker has been told to stop, and by what."""
+    """Whether the worker has been told to stop, how urgently, and by what."""
 
     def __init__(self) -> None:
+        #: Set by the first request.
         self.soon = asyncio.Event()
+        #: Set by the second one: what runs may not finish.
         self.now = asyncio.Event()
         self.cause: str | None = None
         self.on_stop: Callable[[str | None], None] = lambda _cause: None
@@ -42,10 +45,13 @@ class StopRequest:
             logger.info("stopping at once", cause=cause)
             self.now.set()
 
-    def listen(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Take the signals. SIGQUIT asks for a stop at once."""
+    def listen(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Take the signals; ``False`` where that cannot be done: outside the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            return False
         for number in SIGNALS:
             loop.add_signal_handler(number, self._signalled, number)
+        return True
 
     def unlisten(self, loop: asyncio.AbstractEventLoop) -> None:
         """Give the signals back."""

@@ -16,7 +16,10 @@ from kern_sql_engine import Dialect, Statements, envelope
 from kern_sql_engine.schema import NAME_LENGTH
 
 #: What a claim needs to know of a message, in the order of :func:`delivery`.
-CLAIMED = "id, queue, attempts, redelivered, suspect, exchange, routing_key, ready_at, parked_since, times_parked, raw"
+CLAIMED = (
+    "id, queue, attempts, redelivered, suspect, exchange, routing_key, ready_at, parked_since, times_parked, "
+    "parked_reason, raw"
+)
 _INSERTED = [
     "queue",
     "task_id",
@@ -184,9 +187,8 @@ def nice(message: Message) -> int:
 
 def delivery(row: Sequence[Any], token: str, owner: str) -> Delivery:
     """What a claim hands out of a row of :data:`CLAIMED`."""
-    number, queue, attempts, redelivered, suspect, exchange, routing_key, ready_at, parked_since, times_parked, raw = (
-        row
-    )
+    number, queue, attempts, redelivered, suspect, exchange, routing_key, ready_at, *parked, raw = row
+    parked_since, times_parked, parked_reason = parked
     raw = bytes(raw)
     message: Message | None
     problem: str | None
@@ -209,6 +211,7 @@ def delivery(row: Sequence[Any], token: str, owner: str) -> Delivery:
         ready_since=ready_at,
         parked_since=parked_since,
         times_parked=times_parked,
+        parked_reason=parked_reason,
     )
 
 

@@ -335,6 +335,7 @@ class Broker:
             ready_since=record.ready_since,
             parked_since=record.parked_since,
             times_parked=record.times_parked,
+            parked_reason=record.parked_reason,
         )
 
     # -- leases

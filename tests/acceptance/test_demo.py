@@ -93,7 +93,12 @@ def test_killing_the_worker_in_mid_demo_loses_nothing(place: Path) -> None:
     )
     try:
         with worker(place) as first:
-            eventually(lambda: len(executions(place, END)) >= FILES // 10, "the first worker is at work", timeout=60)
+            eventually(
+                lambda: len(executions(place, END)) >= FILES // 10 or first.poll() is not None,
+                "the first worker is at work",
+                timeout=60,
+            )
+            assert first.poll() is None, "the first worker ended by itself"
             first.send_signal(signal.SIGKILL)
             first.wait(10)
         done_before = len(set(executions(place, END)))

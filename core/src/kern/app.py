@@ -273,6 +273,7 @@ class Kern:
             task = self._tasks.get(name)
             if task is None:
                 task = _task_class(fun, name, base, bind, options)()
+                task.__name__, task.__qualname__ = function_name, fun.__qualname__
                 self._register(task)
             elif getattr(task, "__wrapped__", None) is not fun:
                 logger.warning("a task of that name is registered already and stays", name=name)
@@ -782,7 +783,6 @@ def _task_class(
         "run": fun if bind else staticmethod(fun),
         "__doc__": fun.__doc__,
         "__module__": fun.__module__,
-        "__qualname__": fun.__qualname__,
         "__wrapped__": staticmethod(fun),
         **options,
     }

@@ -262,25 +262,16 @@ class Plugins:
         return known
 
     def _gather(self, kind: str) -> dict[str, tuple[str, Any]]:
-        hook_name = _DRIVER_HOOKS[kind]
         gathered: dict[str, tuple[str, Any]] = {}
-        for implementation in getattr(self._manager.hook, hook_name).get_hookimpls():
-            try:
-                offered = implementation.function()
-            except Exception as error:
-                logger.error(
-                    "plugin's hook failed", plugin=implementation.plugin_name, hook=hook_name, error=repr(error)
-                )
-                continue
-            for name, factory in (offered or {}).items():
+        for plugin, offered in self.offered(_DRIVER_HOOKS[kind]):
+            for name, factory in offered.items():
                 other = gathered.get(name)
                 if other is not None:
                     raise PluginConflict(
-                        f"the plugins {other[0]!r} and {implementation.plugin_name!r} both provide "
-                        f"the {kind} {name!r}; "
+                        f"the plugins {other[0]!r} and {plugin!r} both provide the {kind} {name!r}; "
                         f"switch one off: --plugins=-{other[0]}"
                     )
-                gathered[name] = (implementation.plugin_name, factory)
+                gathered[name] = (plugin, factory)
         return gathered
 
     def _missing(self, kind: str, name: str) -> PluginMissing:
@@ -302,15 +293,22 @@ class Plugins:
         )
 
     def continuation(self, kind: str) -> Continuation | None:
-        """What understands the continuation *kind*, if anything."""
+        """What understands the continuation *kind*, if anything.
+
+        :raises PluginConflict: two plugins claim to.
+        """
         if self._continuations is None:
-            self.load()
-            gathered: dict[str, Continuation] = {}
-            for offered in self.hook.kern_continuations():
-                for continuation in cast(Sequence[Continuation], offered):
+            gathered: dict[str, tuple[str, Continuation]] = {}
+            for plugin, offered in self.offered("kern_continuations"):
+                for continuation in offered:
                     for known in continuation.kinds:
-                        gathered[known] = continuation
-            self._continuations = gathered
+                        other = gathered.setdefault(known, (plugin, continuation))
+                        if other[0] != plugin:
+                            raise PluginConflict(
+                                f"the plugins {other[0]!r} and {plugin!r} both continue {known!r}; "
+                                f"switch one off: --plugins=-{other[0]}"
+                            )
+            self._continuations = {known: continuation for known, (_, continuation) in gathered.items()}
         return self._continuations.get(kind)
 
     # -- listeners -----------------------------------------------------------------------------------------------------
@@ -365,11 +363,22 @@ class Plugins:
         ]
 
     def offered(self, hook_name: str) -> list[tuple[str, Any]]:
-        """What each plugin hands over by a hook without arguments, with the plugin's name."""
+        """What each plugin hands over by a hook without arguments, with the plugin's name.
+
+        One that fails hands over nothing: that is logged with its name, and stops nothing else.
+        """
         self.load()
         offers = []
         for implementation in getattr(self._manager.hook, hook_name).get_hookimpls():
-            offers.append((implementation.plugin_name, implementation.function()))
+            try:
+                offer = implementation.function()
+            except Exception as error:
+                logger.error(
+                    "plugin's hook failed", plugin=implementation.plugin_name, hook=hook_name, error=repr(error)
+                )
+                continue
+            if offer is not None:
+                offers.append((implementation.plugin_name, offer))
         return offers
 
     # -- looking -------------------------------------------------------------------------------------------------------

@@ -12,7 +12,6 @@ Chains, groups and the rest of the workflow primitives are subclasses which a pl
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, overload
 from uuid import uuid4
@@ -477,26 +476,16 @@ class Signature(dict[str, Any], Generic[R]):
     def reprcall(self, *args: Any, **kwargs: Any) -> str:
         """The call as text, completed with these arguments; sensitive ones are masked."""
         args, kwargs, _options = self._merge(args, kwargs, force=True)
-        positions, names = self._sensitive()
+        task = self._registered()
+        positions = _sensitive_places(task)
+        hidden = kwargs if task is None else task.masked_arguments((), kwargs)[1]
         # Arguments of a call that may still be completed move to the right, so that any may end in a later place.
         shown = [
             repr(MASK) if any(at == place if self.immutable else at >= place for at in positions) else saferepr(value)
             for place, value in enumerate(args)
         ]
-        shown += [f"{name}={saferepr(MASK if name in names else value)}" for name, value in kwargs.items()]
+        shown += [f"{name}={saferepr(value)}" for name, value in hidden.items()]
         return f"{self.task}({', '.join(shown)})"
-
-    def _sensitive(self) -> tuple[list[float], frozenset[str]]:
-        """Places and names of the task's sensitive parameters."""
-        task = self._registered()
-        names = frozenset(task.sensitive) if task is not None else frozenset()
-        if task is None or not names:
-            return [], names
-        variable = (inspect.Parameter.VAR_POSITIONAL,)
-        parameters = task.parameters.parameters.values()
-        places: list[float] = [at for at, name in enumerate(task.parameter_names) if name in names]
-        places += [float("inf") for parameter in parameters if parameter.kind in variable and parameter.name in names]
-        return places, names
 
     def __repr__(self) -> str:
         return self.reprcall()
@@ -510,6 +499,15 @@ class Signature(dict[str, Any], Generic[R]):
 
     def __copy__(self) -> Signature[R]:
         return self._alike(self.args, self.kwargs, self.options)
+
+
+def _sensitive_places(task: Task[Any, Any] | None) -> list[float]:
+    """Places of the task's sensitive parameters; those of ``*rest`` may be any."""
+    if task is None or not task.sensitive:
+        return []
+    names = frozenset(task.sensitive)
+    places: list[float] = [at for at, name in enumerate(task.parameter_names) if name in names]
+    return places + [float("inf") for name in task.parameter_names if name.startswith("*") and name[1:] in names]
 
 
 def type_of(signature: Signature[Any]) -> type[Signature[Any]]:

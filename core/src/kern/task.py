@@ -167,6 +167,8 @@ class Task(Generic[P, R]):
     #: The application the task belongs to.
     app: Kern = cast("Kern", None)
 
+    __name__: str
+    __qualname__: str
     __wrapped__: Callable[..., Any]
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -593,8 +595,10 @@ class AsyncTask(Task[P, R]):
 
 #: Options of ``@app.task`` that every task has.
 OPTIONS: frozenset[str] = frozenset(
-    name for name in Task.__annotations__ if name not in {"app", "MaxRetriesExceededError", "OperationalError"}
-) - {"__wrapped__"}
+    name
+    for name in Task.__annotations__
+    if not name.startswith("__") and name not in {"app", "MaxRetriesExceededError", "OperationalError"}
+)
 
 
 class TaskRegistry(dict[str, Task[Any, Any]]):

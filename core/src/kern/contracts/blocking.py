@@ -285,8 +285,11 @@ class DriverThread(ABC):
             logger.exception("closing failed", server=self._name)
 
     def _fail_commands(self, error: BaseException) -> None:
-        while self._commands:
-            reply = self._commands.popleft()[0]
+        while True:
+            try:
+                reply = self._commands.popleft()[0]
+            except IndexError:  # also where two threads do this at once
+                return
             if reply.set_running_or_notify_cancel():
                 reply.set_exception(error)
 

@@ -108,6 +108,11 @@ class Worker:
         return self.flow.totals if self.flow is not None else {}
 
     @property
+    def held(self) -> int:
+        """Messages that it has claimed and not settled: waiting, running, or with an outcome that is being written."""
+        return len(self.flow.flights) if self.flow is not None else 0
+
+    @property
     def why_not_ready(self) -> str | None:
         """Why it takes no messages at this moment, as a sentence; ``None`` while it does."""
         if self.flow is None:

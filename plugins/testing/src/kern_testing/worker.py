@@ -287,7 +287,7 @@ class WorkerThread:
         worker = self.worker
         names = [spec.name for spec in worker.queue_specs]
         depths = await asyncio.wrap_future(worker.transport.depth(names))
-        busy = bool(len(worker.flights) or worker.settler.unsettled or any(d.ready or d.leased for d in depths))
+        busy = bool(worker.held or any(d.ready or d.leased for d in depths))
         return busy, sum(depth.delayed for depth in depths)
 
     def look(self) -> tuple[bool, int]:

@@ -79,7 +79,7 @@ def _meaning(kind: StrEnum, meanings: Mapping[str, str]) -> str:
 
 _SELF_EVIDENT: Mapping[str, str] = {
     "soft-limits": "Raises `SoftTimeLimitExceeded` inside a task.",
-    "hard-limits": "Ends a task at its hard time limit.",
+    "hard-limits": "Kills a task at its hard limit; elsewhere it has failed, and its slot is busy until it lets go.",
     "terminate": "Ends a running task on request.",
     "resize": "Changes its number of slots while it runs.",
 }

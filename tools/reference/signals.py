@@ -22,8 +22,16 @@ SIGNALS: tuple[Row, ...] = (
     ("import_modules", "kern_import_modules", ""),
     ("worker_init", "kern_worker_init", ""),
     ("worker_before_create_process", "", "how processes are made is the pool plugin's affair"),
-    ("worker_process_init", "kern_process_init", "called by pools that have processes"),
-    ("worker_process_shutdown", "kern_process_shutdown", "called by pools that have processes"),
+    (
+        "worker_process_init",
+        "kern_process_init",
+        "called by pools that have processes, such as `kern-pool-prefork` will",
+    ),
+    (
+        "worker_process_shutdown",
+        "kern_process_shutdown",
+        "called by pools that have processes, such as `kern-pool-prefork` will",
+    ),
     ("worker_ready", "kern_worker_ready", ""),
     ("worker_shutting_down", "kern_worker_stopping", ""),
     ("worker_shutdown", "kern_worker_stopped", ""),

@@ -22,6 +22,7 @@ from kern.contracts.port import Reply
 from kern.errors import SoftTimeLimitExceeded
 from kern.outcome import Outcome
 from kern.request import Request
+from kern.result import set_join_will_block
 from kern.states import FAILURE
 from kern.timeutil import clock
 
@@ -149,6 +150,7 @@ class SoloPool(Pool):
     # -- the thread
 
     def _work_off(self, ready: Reply[None]) -> None:
+        set_join_will_block(True)  # for this thread: the task that would give the result has to wait for this one
         ready.set_result(None)
         while (request := self._next()) is not None:
             event = self._run_one(request)

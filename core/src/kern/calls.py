@@ -53,6 +53,7 @@ class Calls:
         return await self._asend(self._prepare_name(name, args, kwargs, options))
 
     def _send(self, prepared: Prepared) -> AsyncResult[Any]:
+        (prepared,) = self._publisher.announce([prepared])
         if prepared.connection is not None:
             self._publisher.send_within([prepared], prepared.connection)
         else:
@@ -61,6 +62,7 @@ class Calls:
 
     async def _asend(self, prepared: Prepared) -> AsyncResult[Any]:
         _refuse_connection([prepared])
+        (prepared,) = self._publisher.announce([prepared])
         _raise_for(await self._publisher.asend([prepared], prepared.timeout, prepared.policy))
         return self._result(prepared)
 
@@ -70,32 +72,41 @@ class Calls:
         self, calls: Iterable[Signature[Any]], timeout: float | None, options: Mapping[str, Any]
     ) -> list[AsyncResult[Any]]:
         """Publish many calls, a few hundred in one round trip."""
-        items = [self._prepare_signature(call, options) for call in calls]
-        batch = [item for item in items if isinstance(item, Prepared)]
+        items, batch = self._prepare_many(calls, options)
         if batch and batch[0].connection is not None:
             self._publisher.send_within(batch, batch[0].connection)
         elif batch:
             answers = self._publisher.send(batch, self._timeout(timeout, batch), batch[0].policy)
             _raise_for_some(batch, answers)
-        return self._results(items)
+        return self._results(items, batch)
 
     async def asend_many(
         self, calls: Iterable[Signature[Any]], timeout: float | None, options: Mapping[str, Any]
     ) -> list[AsyncResult[Any]]:
         """:meth:`send_many` for asyncio."""
-        items = [self._prepare_signature(call, options) for call in calls]
-        batch = [item for item in items if isinstance(item, Prepared)]
+        items, batch = self._prepare_many(calls, options)
         _refuse_connection(batch)
         if batch:
             answers = await self._publisher.asend(batch, self._timeout(timeout, batch), batch[0].policy)
             _raise_for_some(batch, answers)
-        return self._results(items)
+        return self._results(items, batch)
+
+    def _prepare_many(
+        self, calls: Iterable[Signature[Any]], options: Mapping[str, Any]
+    ) -> tuple[list[Prepared | EagerResult[Any]], Sequence[Prepared]]:
+        """The calls in order, and those of them that are to be published, as listeners want them."""
+        items = [self._prepare_signature(call, options) for call in calls]
+        batch = [item for item in items if isinstance(item, Prepared)]
+        return items, self._publisher.announce(batch) if batch else batch
 
     def _timeout(self, timeout: float | None, batch: Sequence[Prepared]) -> float:
         return timeout if timeout is not None else batch[0].timeout * (1 + len(batch) // CALLS_A_TIMEOUT)
 
-    def _results(self, items: Sequence[Prepared | EagerResult[Any]]) -> list[AsyncResult[Any]]:
-        return [item if isinstance(item, EagerResult) else self._result(item) for item in items]
+    def _results(
+        self, items: Sequence[Prepared | EagerResult[Any]], batch: Sequence[Prepared]
+    ) -> list[AsyncResult[Any]]:
+        published = iter(batch)
+        return [item if isinstance(item, EagerResult) else self._result(next(published)) for item in items]
 
     # -- messages without a caller who waits for a result --------------------------------------------------------------
 
@@ -116,7 +127,8 @@ class Calls:
             for item in publications
         ]
         if batch:
-            _raise_for_some(batch, self._publisher.send(batch, self._timeout(None, batch), policy))
+            announced = self._publisher.announce(batch)
+            _raise_for_some(announced, self._publisher.send(announced, self._timeout(None, batch), policy))
 
     # -- trying again --------------------------------------------------------------------------------------------------
 

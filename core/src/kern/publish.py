@@ -300,12 +300,27 @@ class Publisher:
 
     # -- from messages to the broker -----------------------------------------------------------------------------------
 
+    def announce(self, batch: Sequence[Prepared]) -> Sequence[Prepared]:
+        """Tell listeners what is about to be sent; the batch as they want it."""
+        plugins = self._app.plugins
+        if "kern_before_publish" not in plugins.listening:
+            return batch
+        publications = [item.publication for item in batch]
+        plugins.notify("kern_before_publish", app=self._app, batch=publications)
+        if len(publications) != len(batch):
+            logger.error("listeners may replace what is published, not add or remove; sent as it was")
+            return batch
+        return [
+            item if publication is item.publication else attrs.evolve(item, publication=publication)
+            for item, publication in zip(batch, publications, strict=True)
+        ]
+
     def send(self, batch: Sequence[Prepared], timeout: float, policy: RetryPolicy) -> list[Answer]:
         """Publish calls; one answer for each, in order.
 
         :param timeout: seconds, for all of them and all attempts together.
         """
-        sending = Sending(self._before(batch), timeout, policy)
+        sending = Sending(batch, timeout, policy)
         for pause in chain(policy.pauses(), (None,)):
             self._send_once(sending)
             if sending.settled(pause):
@@ -315,7 +330,7 @@ class Publisher:
 
     async def asend(self, batch: Sequence[Prepared], timeout: float, policy: RetryPolicy) -> list[Answer]:
         """:meth:`send` for asyncio."""
-        sending = Sending(self._before(batch), timeout, policy)
+        sending = Sending(batch, timeout, policy)
         for pause in chain(policy.pauses(), (None,)):
             await self._asend_once(sending)
             if sending.settled(pause):
@@ -340,7 +355,7 @@ class Publisher:
             self._declare(port, [item for item in batch if item.publication.exchange or item.declare], until)
         except (TransportError, TimeoutError) as error:
             raise PublishRefused(str(error)) from error
-        port.publish_within([item.publication for item in self._before(batch)], connection)
+        port.publish_within([item.publication for item in batch], connection)
 
     def _declare(self, port: Transport, batch: Sequence[Prepared], until: float) -> None:
         queues = self._connection.undeclared(_queues(batch))
@@ -388,21 +403,6 @@ class Publisher:
         left = sending.pending()
         chunks = [left[start : start + CHUNK] for start in range(0, len(left), CHUNK)]
         return [(chunk, port.publish([sending.batch[index].publication for index in chunk])) for chunk in chunks]
-
-    def _before(self, batch: Sequence[Prepared]) -> Sequence[Prepared]:
-        """The batch as listeners want it sent."""
-        plugins = self._app.plugins
-        if "kern_before_publish" not in plugins.listening:
-            return batch
-        publications = [item.publication for item in batch]
-        plugins.notify("kern_before_publish", app=self._app, batch=publications)
-        if len(publications) != len(batch):
-            logger.error("listeners may replace what is published, not add or remove; sent as it was")
-            return batch
-        return [
-            item if publication is item.publication else attrs.evolve(item, publication=publication)
-            for item, publication in zip(batch, publications, strict=True)
-        ]
 
     def _answers(self, sending: Sending) -> list[Answer]:
         seams.reached("published")

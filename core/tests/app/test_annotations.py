@@ -82,7 +82,7 @@ def test_what_nobody_knows_is_refused(
 
 
 def test_values_are_checked_like_those_of_the_decorator(annotated: Callable[[Any], Task[..., Any]]) -> None:
-    with pytest.raises(TypeError, match="task 'add': option 'rate_limit'"):
+    with pytest.raises(TypeError, match=r"task 'add': option 'rate_limit'"):
         annotated({"add": {"rate_limit": "fast"}})
 
 

@@ -44,7 +44,7 @@ class TestDecorator:
             app.task(*arguments)
 
     def test_a_callable_without_a_name_is_refused_in_words(self, app: Kern) -> None:
-        with pytest.raises(TypeError, match="has no name"):
+        with pytest.raises(TypeError, match=r"has no name"):
             app.task(functools.partial(add, 1))
 
     def test_bind_gives_the_task_to_the_function(self, app: Kern) -> None:
@@ -53,7 +53,7 @@ class TestDecorator:
             return self.name + suffix
 
         assert who("!") == who.name + "!"
-        with pytest.raises(TypeError, match="missing 1 required positional argument: 'suffix'"):
+        with pytest.raises(TypeError, match=r"missing 1 required positional argument: 'suffix'"):
             who.delay()
 
     def test_base_gives_the_class(self, app: Kern) -> None:
@@ -143,7 +143,7 @@ class TestOptions:
 
     def test_an_option_of_a_plugin_that_is_missing_says_what_to_install(self, app: Kern) -> None:
         for option in ("pydantic", "pydantic_strict", "pydantic_context", "pydantic_dump_kwargs"):
-            with pytest.raises(TypeError, match=f"'{option}' needs a plugin: pip install kern-pydantic"):
+            with pytest.raises(TypeError, match=rf"'{option}' needs a plugin: pip install kern-pydantic"):
                 app.task(**{option: True})(add)
 
     def test_an_option_that_a_plugin_makes_act_is_kept(self, app: Kern) -> None:
@@ -193,14 +193,14 @@ class TestOptions:
             app.task(name="t", **{option: value})(add)
 
     def test_a_soft_limit_after_the_hard_one_is_refused(self, app: Kern) -> None:
-        with pytest.raises(TypeError, match="soft_time_limit must be less than or equal to time_limit"):
+        with pytest.raises(TypeError, match=r"soft_time_limit must be less than or equal to time_limit"):
             app.task(soft_time_limit=20, time_limit=10)(add)
 
     def test_limits_of_class_and_settings_are_compared_too(self, make_bench: Callable[..., Any]) -> None:
         app = make_bench(task_time_limit=10).app
         app.task(name="slow", soft_time_limit=20)(add)
         for _ in range(2):  # it is an error each time, and not only the first
-            with pytest.raises(TypeError, match="'slow'"):
+            with pytest.raises(TypeError, match=r"'slow'"):
                 app.finalize()
 
     def test_lists_of_exceptions_and_timedeltas_are_taken(self, app: Kern) -> None:
@@ -212,7 +212,7 @@ class TestOptions:
 
     def test_a_misspelt_sensitive_parameter_would_be_shown(self, app: Kern) -> None:
         app.task(name="pay", sensitive=("crad",))(pay)
-        with pytest.raises(TypeError, match="there is no parameter 'crad'; did you mean 'card'"):
+        with pytest.raises(TypeError, match=r"there is no parameter 'crad'; did you mean 'card'"):
             app.finalize()
 
     def test_values_come_from_the_settings_once(self, make_bench: Callable[..., Any]) -> None:
@@ -288,7 +288,7 @@ class TestArguments:
         task = app.task(add)
         with pytest.raises(TypeError, match=r"add\(\) missing 1 required positional argument: 'x'"):
             task.delay()  # type: ignore[call-arg]
-        with pytest.raises(TypeError, match="unexpected keyword argument 'z'"):
+        with pytest.raises(TypeError, match=r"unexpected keyword argument 'z'"):
             task.apply_async((1,), {"z": 1})
 
     def test_typing_false_leaves_it_to_the_worker(self, app: Kern) -> None:
@@ -302,11 +302,11 @@ class TestArguments:
 
     @pytest.mark.parametrize(("args", "kwargs"), [("ab", None), ({1}, None), (3, None)])
     def test_args_are_a_list_or_tuple(self, app: Kern, args: Any, kwargs: Any) -> None:
-        with pytest.raises(TypeError, match="task args must be a list or tuple"):
+        with pytest.raises(TypeError, match=r"task args must be a list or tuple"):
             app.task(add).apply_async(args, kwargs)
 
     def test_kwargs_are_a_mapping(self, app: Kern) -> None:
-        with pytest.raises(TypeError, match="task keyword arguments must be a mapping"):
+        with pytest.raises(TypeError, match=r"task keyword arguments must be a mapping"):
             app.task(add).apply_async((1,), [("y", 2)])  # type: ignore[arg-type]
 
     def test_every_kind_of_parameter_is_checked_as_python_would(self, app: Kern) -> None:
@@ -325,7 +325,7 @@ class TestArguments:
         task.check_arguments(1, 2)
 
     def test_a_task_named_like_a_keyword_is_no_trouble(self, app: Kern) -> None:
-        with pytest.raises(TypeError, match="missing"):
+        with pytest.raises(TypeError, match=r"missing"):
             app.task(name="a.class")(add).apply_async()
 
 
@@ -337,7 +337,7 @@ class TestClasses:
 
         made = app.register_task(Double)
         assert (made.name, made(2), app.tasks[made.name]) == (f"{__name__}.Double", 4, made)
-        with pytest.raises(TypeError, match="missing 1 required positional argument: 'x'"):
+        with pytest.raises(TypeError, match=r"missing 1 required positional argument: 'x'"):
             made.delay()
 
     def test_an_instance_with_options(self, app: Kern) -> None:
@@ -347,7 +347,7 @@ class TestClasses:
 
         made = app.register_task(Double(), rate_limit="1/s")
         assert (made.max_retries, made.rate_limit) == (7, "1/s")
-        with pytest.raises(TypeError, match="did you mean 'rate_limit'"):
+        with pytest.raises(TypeError, match=r"did you mean 'rate_limit'"):
             app.register_task(Double(), rate_limti="1/s")
 
     def test_another_of_the_same_name_takes_its_place(self, app: Kern, caplog: pytest.LogCaptureFixture) -> None:
@@ -363,14 +363,14 @@ class TestClasses:
             name = "double"
 
         made = app.register_task(Double())
-        with pytest.raises(InvalidTaskError, match="register its class"):
+        with pytest.raises(InvalidTaskError, match=r"register its class"):
             make_bench().app.register_task(made)
 
     def test_a_class_without_run_says_so(self, app: Kern) -> None:
         class Idle(Task[..., Any]):
             name = "idle"
 
-        with pytest.raises(TypeError, match="task 'idle' has no run method"):
+        with pytest.raises(TypeError, match=r"task 'idle' has no run method"):
             app.register_task(Idle)()
 
     def test_on_bound_is_told_the_application(self, app: Kern) -> None:
@@ -401,7 +401,7 @@ class TestClasses:
 class TestRegistry:
     def test_a_task_needs_a_name_and_keeps_it(self) -> None:
         registry = TaskRegistry()
-        with pytest.raises(InvalidTaskError, match="must have a name"):
+        with pytest.raises(InvalidTaskError, match=r"must have a name"):
             registry.register(Task())
         first: Task[..., Any] = Task()
         first.name = "a"
@@ -490,7 +490,7 @@ class TestPickling:
         self, app: Kern, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         task = app.task(add)
-        with pytest.raises(ImproperlyConfigured, match="no importable module holds this application"):
+        with pytest.raises(ImproperlyConfigured, match=r"no importable module holds this application"):
             pickle.dumps(task)
         module = types.ModuleType("proj_of_pickles")
         module.celery = app  # type: ignore[attr-defined]

@@ -107,7 +107,7 @@ def test_naming_nothing_is_an_error_where_nobody_knows_better(app: Kern) -> None
 
 def test_one_name_in_place_of_a_list_is_an_error(app: Kern) -> None:
     app.autodiscover_tasks("proj")  # type: ignore[arg-type]
-    with pytest.raises(ImproperlyConfigured, match="takes a list of packages"):
+    with pytest.raises(ImproperlyConfigured, match=r"takes a list of packages"):
         app.import_modules()
 
 
@@ -129,14 +129,14 @@ def test_a_module_that_cannot_be_imported_is_named_with_the_cause(
 
 def test_a_package_that_does_not_exist_is_named(app: Kern) -> None:
     app.autodiscover_tasks(["there_is_no_such_package"])
-    with pytest.raises(ImproperlyConfigured, match="the package 'there_is_no_such_package' cannot be imported"):
+    with pytest.raises(ImproperlyConfigured, match=r"the package 'there_is_no_such_package' cannot be imported"):
         app.import_modules()
 
 
 def test_a_package_that_breaks_is_named(app: Kern, tree: Callable[..., str]) -> None:
     name = tree(__init__="1 / 0")
     app.autodiscover_tasks([name])
-    with pytest.raises(ImproperlyConfigured, match=f"the package '{name}' cannot be imported: ZeroDivisionError"):
+    with pytest.raises(ImproperlyConfigured, match=rf"the package '{name}' cannot be imported: ZeroDivisionError"):
         app.import_modules()
 
 

@@ -86,7 +86,7 @@ def test_an_application_that_nobody_has_any_more_does_not_count() -> None:
 
 
 def test_without_an_application_it_says_so() -> None:
-    with pytest.raises(ImproperlyConfigured, match="used before an application was made"):
+    with pytest.raises(ImproperlyConfigured, match=r"used before an application was made"):
         SharedTasks().only_app("greet")
 
 
@@ -97,7 +97,7 @@ def test_a_mistake_in_the_options_names_the_task_when_an_application_takes_it(ap
 
 
 def test_what_is_no_function_is_refused() -> None:
-    with pytest.raises(TypeError, match="takes a function"):
+    with pytest.raises(TypeError, match=r"takes a function"):
         shared_task(3)  # type: ignore[call-overload]
 
 

@@ -47,7 +47,8 @@ class SoloPool(Pool):
     slots = 1
     name = "solo"
 
-    def __init__(self, _app: Any, options: PoolOptions) -> None:
+    def __init__(self, app: Any, options: PoolOptions) -> None:
+        self._app = app
         if options.concurrency and options.concurrency > 1:
             logger.warning(
                 "the solo pool runs one task at a time; for more: another pool, such as kern-pool-prefork",
@@ -151,14 +152,21 @@ class SoloPool(Pool):
 
     def _work_off(self, ready: Reply[None]) -> None:
         set_join_will_block(True)  # for this thread: the task that would give the result has to wait for this one
+        self._notify("kern_process_init")
         ready.set_result(None)
         while (request := self._next()) is not None:
             event = self._run_one(request)
             with self._lock:
                 self._taken = None
                 self._said.append(event)
+        self._notify("kern_process_shutdown", pid=os.getpid(), exitcode=0)
         with self._lock:
             self._end()
+
+    def _notify(self, hook: str, **facts: int) -> None:
+        """Tell those who prepare processes; this is the process that runs tasks, too."""
+        if self._app is not None:
+            self._app.plugins.notify(hook, app=self._app, **facts)
 
     def _next(self) -> Request | None:
         """The next request, once there is one; ``None``: there will be none."""

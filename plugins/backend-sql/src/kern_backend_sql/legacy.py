@@ -14,14 +14,9 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from kern.errors import EncodeError
 from kern.serialization import encode_json
 
 _PLAIN: dict[tuple[str, str], Any] = {
-    ("builtins", "set"): set,
-    ("builtins", "frozenset"): frozenset,
-    ("builtins", "bytearray"): bytearray,
-    ("builtins", "complex"): complex,
     ("datetime", "datetime"): datetime.datetime,
     ("datetime", "date"): datetime.date,
     ("datetime", "time"): datetime.time,
@@ -83,8 +78,6 @@ def as_json(body: bytes) -> bytes | None:
     """A pickle's value as JSON; ``None`` if it is not plain data."""
     try:
         return encode_json(_checked(_DataUnpickler(io.BytesIO(body)).load()))
-    except (EncodeError, _NotData):
-        return None
     except Exception:
         # A pickle may fail in any way it likes.
         return None
@@ -95,7 +88,7 @@ class _NotData(Exception):
 
 
 def _checked(value: Any) -> Any:
-    """*value*, with sets as lists.
+    """*value*, if it is data through and through.
 
     :raises _NotData: something in it only stands for a class.
     """

@@ -1,12 +1,12 @@
 """The application's connection to its broker, for those who publish and look: made when first used.
 
 Thread-safe. The blocking methods are deadline loops over the port, those for asyncio wait on the caller's loop.
-A forked process makes a connection of its own.
+A forked process makes a connection of its own. asyncio is imported by the methods that wait on a loop: half of what
+importing kern would cost, for those who never do.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 import time
@@ -78,6 +78,8 @@ class Connection:
 
     async def aport(self, timeout: float) -> Transport:
         """The connected port, for asyncio."""
+        import asyncio
+
         port, started = self._begin()
         if not started.done():
             try:
@@ -105,6 +107,8 @@ class Connection:
 
     async def ado(self, command: Callable[[Transport], Reply[T]], timeout: float) -> T:
         """:meth:`do` for asyncio."""
+        import asyncio
+
         until = time.monotonic() + timeout
         port = await self.aport(timeout)
         reply = command(port)

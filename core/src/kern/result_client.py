@@ -9,7 +9,6 @@ Names are those of Celery's backends where Celery has the method.
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import itertools
 import math
@@ -217,6 +216,8 @@ class ResultClient:
         raise AssertionError
 
     async def _acommand(self, ask: Callable[[ResultStore], Reply[T]], exhausted: Callable[[], Exception]) -> T:
+        import asyncio
+
         patience = self._patience()
         for attempt in itertools.count(1):
             try:
@@ -334,6 +335,8 @@ class ResultClient:
 
     async def alook_for(self, task_ids: Sequence[str]) -> dict[str, Meta | str]:
         """:meth:`look_for` for asyncio callers."""
+        import asyncio
+
         loop = asyncio.get_running_loop()
         located = await loop.run_in_executor(None, self._locate, task_ids)
         found: dict[str, Meta | str] = dict(_states_of(task_ids, located))
@@ -470,6 +473,8 @@ class ResultClient:
         raise AssertionError
 
     async def _aconnect_retrying(self) -> tuple[_ClientSession, ResultStore]:
+        import asyncio
+
         patience = self._patience()
         for attempt in itertools.count(1):
             try:
@@ -790,6 +795,8 @@ class _Collecting:
             pass  # time to look around
 
     async def sleep(self) -> None:
+        import asyncio
+
         await asyncio.wait([asyncio.wrap_future(self._wait.signal)], timeout=self._wait.pause())
 
 
@@ -806,6 +813,8 @@ def _driven(store: ResultStore, reply: Reply[T], seconds: float) -> T:
 
 async def _awaited(store: ResultStore, reply: Reply[T], seconds: float) -> T:
     """The answer, waited for on this loop; the reply goes on if the waiting is cancelled."""
+    import asyncio
+
     waiting = asyncio.wrap_future(reply)
     waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # somebody has seen it
     await asyncio.wait([waiting], timeout=seconds)

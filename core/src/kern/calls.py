@@ -144,7 +144,7 @@ class Calls:
         if request.ignore_result is not None:
             options.setdefault("ignore_result", request.ignore_result)
         task = self._app.tasks.get(call.task)
-        return self._publisher.prepare(call.task, call.args, call.kwargs, options, task).publication
+        return self._publisher.prepare(call.task, call.args, call.kwargs, options, task, again=request).publication
 
     # -- preparing -----------------------------------------------------------------------------------------------------
 

@@ -332,7 +332,8 @@ def _find_class(module: str | None, name: str) -> Any:
     if known is not None:
         return known
     found: Any = sys.modules.get(module) if module else None
-    if found is None:
+    # A class that was made inside a function is found nowhere.
+    if found is None or ".<locals>." in name:
         return _made_up(module, name)
     for part in name.split("."):
         # Not getattr: a module may answer it by importing another.

@@ -28,6 +28,7 @@ from kern.errors import CapabilityMissing, MessageTooLarge, PublishRefused, Publ
 from kern.message import CONTINUATIONS, Message, Publication
 from kern.protocol import Call
 from kern.queues import QueueSpec
+from kern.request import Request
 from kern.routing import Destination
 from kern.settings_core import PublishSettings
 from kern.task import Running, Task, running_worker_task
@@ -111,12 +112,14 @@ class Publisher:
         options: Mapping[str, Any],
         task: Task[Any, Any] | None = None,
         by_name: bool = False,
+        again: Request | None = None,
     ) -> Prepared:
         """Everything that can be decided and refused without the broker.
 
         :param options: see :data:`kern.call_options.CALL_OPTIONS`; checked already.
         :param task: the task, if it is known here.
         :param by_name: it is called by its name: what it says itself of results and its shown name does not count.
+        :param again: the run that the call repeats: what follows it travels on as it came.
         :raises TypeError: arguments do not fit.
         :raises kern.errors.EncodeError: an argument cannot be serialised; names it.
         :raises MessageTooLarge: see ``message_size_limit``.
@@ -131,7 +134,9 @@ class Publisher:
         if task is not None:
             args, kwargs = app.prepare_arguments(task, args, kwargs, plan.serializer)
         shown = None if by_name else task
-        message = app.encode_message(self._message(name, args, kwargs, options, task, shown, conf, plan, parent))
+        follows = self.continuations(options, again) if options else {}
+        message = self._message(name, args, kwargs, options, task, shown, conf, plan, parent, follows)
+        message = app.encode_message(message)
         if conf.message_size_limit and message.size > conf.message_size_limit:
             raise MessageTooLarge(message.size, conf.message_size_limit, name)
         destination = plan.destination
@@ -226,6 +231,7 @@ class Publisher:
         conf: PublishSettings,
         plan: _Plan,
         parent: Running | None,
+        follows: Mapping[str, Any],
     ) -> Message:
         app, get = self._app, plan.destination.options.get
         parent_id = root_id = None
@@ -235,7 +241,6 @@ class Publisher:
             parent_id = parent_id or parent.request.id
             root_id = root_id or parent.request.root_id or parent.request.id
         stamped = options.get("stamped_headers") if options else None
-        continuations = self.continuations(options) if options else {}
         call = Call(
             name=name,
             id=get("task_id") or str(uuid4()),
@@ -251,10 +256,10 @@ class Publisher:
             group=get("group_id"),
             group_index=get("group_index"),
             replaced_task_nesting=get("replaced_task_nesting") or 0,
-            callbacks=continuations.get("callbacks"),
-            errbacks=continuations.get("errbacks"),
-            chain=continuations.get("chain"),
-            chord=continuations.get("chord"),
+            callbacks=follows.get("callbacks"),
+            errbacks=follows.get("errbacks"),
+            chain=follows.get("chain"),
+            chord=follows.get("chord"),
             shadow=get("shadow") or (shown.shadow_name(args, kwargs, options) if shown is not None else None),
             origin=get("origin"),
             ignore_result=plan.ignore_result,
@@ -276,8 +281,10 @@ class Publisher:
         )
         return protocol.build_v1(call) if conf.task_protocol == 1 else protocol.build_v2(call)
 
-    def continuations(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def continuations(self, options: Mapping[str, Any], again: Request | None = None) -> dict[str, Any]:
         """What is to follow, as it travels; an error at the call site where nothing can continue it.
+
+        :param again: what this request brought is as it travels already.
 
         :raises CapabilityMissing: says what to install.
         """
@@ -291,6 +298,9 @@ class Publisher:
         for kind in CONTINUATIONS:
             value = given[kind]
             if not value:
+                continue
+            if again is not None and value is getattr(again, kind):
+                prepared[kind] = value
                 continue
             continuation = self._app.plugins.continuation(kind)
             if continuation is None:

@@ -182,9 +182,11 @@ class Runner:
                 value = run.call()
                 if inspect.iscoroutine(value):
                     value = complete(value)
-            except BaseException as error:
-                return run.failed(error)
-            return run.returned(value)
+            except BaseException as raised:
+                error = raised
+            else:
+                return run.returned(value)
+            return run.failed(error)
 
     async def aexecute(
         self, task: Task[Any, Any], request: Request, interruptions: list[BaseException] | None = None
@@ -195,9 +197,11 @@ class Runner:
                 value = run.call()
                 if inspect.iscoroutine(value):
                     value = await interruptible(value, interruptions if interruptions is not None else [])
-            except BaseException as error:
-                return run.failed(error)
-            return run.returned(value)
+            except BaseException as raised:
+                error = raised
+            else:
+                return run.returned(value)
+            return run.failed(error)
 
     def _notify(self, hook: str, **arguments: Any) -> None:
         if hook in self._app.plugins.listening:
@@ -475,6 +479,8 @@ class _Run:
         try:
             return task.retry(exc=error, throw=True, **options)
         except Exception as final:
+            if final is not error:
+                final.__context__ = error
             return final
 
     def _asked_by_hand(self, asked: Retry) -> BaseException:
@@ -495,18 +501,18 @@ class _Run:
         task, request, args, kwargs = self.task, self.request, self._args, self._kwargs
         state, value, task_id, notify = execution.state, execution.value, request.id or "", self._runner._notify
         if state == states.SUCCESS:
-            self._handler(task.on_success, value, task_id, args, kwargs)
+            self._handler("on_success", value, task_id, args, kwargs)
             notify("kern_task_success", task=task, request=request, result=value, runtime=execution.runtime)
         elif state == states.FAILURE:
             einfo = ExceptionInfo(value, execution.traceback)
-            self._handler(task.on_failure, value, task_id, args, kwargs, einfo)
+            self._handler("on_failure", value, task_id, args, kwargs, einfo)
             self._tell_failure(execution)
         elif execution.retry is not None:
             einfo = ExceptionInfo(execution.retry, execution.traceback)
-            self._handler(task.on_retry, value, task_id, args, kwargs, einfo)
+            self._handler("on_retry", value, task_id, args, kwargs, einfo)
             notify("kern_task_retry", task=task, request=request, reason=value, traceback=execution.traceback)
         if state in (states.SUCCESS, states.FAILURE):
-            self._handler(task.after_return, state, value, task_id, args, kwargs, None)
+            self._handler("after_return", state, value, task_id, args, kwargs, None)
 
     def _tell_failure(self, execution: Execution) -> None:
         self._runner._notify(
@@ -517,7 +523,8 @@ class _Run:
             traceback=execution.traceback,
         )
 
-    def _handler(self, handler: Any, *arguments: Any) -> None:
+    def _handler(self, name: str, *arguments: Any) -> None:
+        handler = getattr(self.task, name)
         if getattr(handler, "__func__", None) in _EMPTY_HANDLERS:
             return
         try:
@@ -525,7 +532,7 @@ class _Run:
         except Exception as error:
             if self._eager:
                 raise
-            logger.exception("handler failed", handler=handler.__name__, error=saferepr(error))
+            logger.exception("handler failed", handler=name, error=saferepr(error))
             self._runner._notify("kern_task_internal_error", task=self.task, request=self.request, exception=error)
 
 

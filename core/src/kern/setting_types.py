@@ -245,7 +245,7 @@ def _literal(values: tuple[Any, ...]) -> Checker:
 def _sequence(container: type, item: Checker) -> Checker:
     make: Callable[[Any], Any] = container if container in (list, set, frozenset) else tuple
     accepts = f"a list (each {item.accepts})" if item.accepts != "any value" else "a list"
-    kinds = make if isinstance(make, type) else tuple
+    kinds: Any = make
 
     def exact(value: Any) -> bool:
         return isinstance(value, kinds) and all(item.exact(each) for each in value)

@@ -9,6 +9,8 @@ JOBS ?= 2
 
 PACKAGES := core $(patsubst %/pyproject.toml,%,$(sort $(wildcard plugins/*/pyproject.toml)))
 SOURCES := $(wildcard $(addsuffix /src,$(PACKAGES)))
+EMPTY :=
+SPACE := $(EMPTY) $(EMPTY)
 MANIFESTS := pyproject.toml constraints.txt $(PACKAGES:%=%/pyproject.toml)
 
 BIN := .venv/bin
@@ -87,8 +89,8 @@ faults: $(WORKSPACE) $(CELERY) servers
 check: $(WORKSPACE) .venv/.installed-docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy $(SOURCES)
-	$(BIN)/mypy tools conftest.py tests/architecture tests/docs
+	MYPYPATH=$(subst $(SPACE),:,$(SOURCES)) $(BIN)/mypy $(SOURCES)
+	MYPYPATH=$(subst $(SPACE),:,$(SOURCES)) $(BIN)/mypy tools conftest.py tests/architecture tests/docs demo benchmarks
 	$(PYTEST) tests/architecture $(ARGS)
 	$(BIN)/python -m mkdocs build --strict --quiet --site-dir site
 	$(BIN)/uv pip check --python $(BIN)/python

@@ -58,7 +58,7 @@ def _round_trip(quantile: float, full: int) -> Callable[[Arena], float]:
     def measure(arena: Arena) -> float:
         number = arena.scaled(full)
         with arena.worker():
-            each = sorted(arena.client("round_trips", number)["each"])
+            each: list[float] = sorted(arena.client("round_trips", number)["each"])
         return 1000 * each[min(len(each) - 1, int(len(each) * quantile))]
 
     return measure

@@ -334,6 +334,258 @@ BROKEN_STORES = {
 }
 
 
+JOINT = """
+import attrs, pytest
+from kern_testing import make
+from kern_testing.contracts.joint import JointSettlementContract
+from kern_testing.memory import MemoryResultStore, MemoryTransport, forget
+
+class Broken(MemoryTransport):
+{body}
+
+class TestBroken(JointSettlementContract):
+    @pytest.fixture
+    def name(self):
+        name = make.unique("space")
+        yield name
+        forget(name)
+
+    @pytest.fixture
+    def make_transport(self, name):
+        return lambda: Broken(f"memory://{{name}}")
+
+    @pytest.fixture
+    def make_store(self, name):
+        return lambda: MemoryResultStore(f"memory://{{name}}")
+"""
+
+BROKEN_JOINTS = {
+    "writes the result whoever has the lease": (
+        """
+        def settle(self, batch):
+            for item in batch:
+                if item.plan is not None:
+                    self.space.results.apply(self.space.results.change(item.plan.document, item.plan.join_parts, None))
+            return super().settle(batch)
+        """,
+        [
+            "test_who_has_lost_the_lease_writes_no_result",
+            "test_a_failed_settlement_writes_no_result",
+            "test_a_crash_inside_writes_neither",
+            "test_a_fenced_member_does_not_count",
+        ],
+    ),
+    "leaves the result to others": (
+        """
+        def settle(self, batch):
+            return super().settle([attrs.evolve(item, plan=None) for item in batch])
+        """,
+        [
+            "test_result_and_release_are_one_write",
+            "test_a_final_result_stays_and_the_lease_ends",
+            "test_the_last_part_publishes_the_body_in_the_same_write",
+            "test_plans_of_another_server_are_refused",
+        ],
+    ),
+    "is somebody else's server": (
+        """
+        def __init__(self, url, conf=None):
+            super().__init__(url, conf)
+            self.server = "elsewhere"
+        """,
+        ["test_they_know_that_their_server_is_one"],
+    ),
+}
+
+RECORDS = """
+import attrs, pytest
+from kern_testing.contracts.records import RecordsContract
+from kern_testing.memory.records import MemoryRecords
+import threading, time
+
+class Broken(MemoryRecords):
+{body}
+
+class TestBroken(RecordsContract):
+    @pytest.fixture
+    def records(self):
+        return Broken(threading.RLock(), time.time)
+
+    @pytest.fixture
+    def other_records(self, records):
+        return records
+"""
+
+BROKEN_RECORDS = {
+    "overwrites what it has not read": (
+        "def compare_and_set(self, record, value, ttl=None): return self.put(record.kind, record.key, value, ttl)",
+        ["test_compare_and_set_writes_only_over_the_version_read", "test_of_many_who_read_the_same_one_writes"],
+    ),
+    "looks first and writes then": (
+        """
+        def put_if_absent(self, kind, key, value, ttl=None):
+            if self.get(kind, key) is not None:
+                return None
+            time.sleep(0.01)
+            return self.put(kind, key, value, ttl)
+        """,
+        ["test_only_one_of_many_puts_if_absent"],
+    ),
+    "counts versions for each life of a key": (
+        """
+        def _write(self, kind, key, value, ttl):
+            old = self._records.get((kind, key))
+            record = super()._write(kind, key, value, ttl)
+            record = self._records[kind, key] = attrs.evolve(record, version=old.version + 1 if old else 1)
+            return record
+        """,
+        ["test_each_write_changes_the_version"],
+    ),
+    "keeps what has expired": (
+        "def _write(self, kind, key, value, ttl): return super()._write(kind, key, value, None)",
+        ["test_an_expired_record_is_absent"],
+    ),
+    "tells nobody": ("def _tell(self, kind, key): pass", ["test_who_watches_a_kind_is_told_of_changes"]),
+    "takes a prefix for a pattern": (
+        """
+        def scan(self, kind, prefix=""):
+            from fnmatch import fnmatch
+            prefix = prefix.replace("%", "*").replace("_", "?")
+            return (record for record in super().scan(kind) if fnmatch(record.key, prefix + "*"))
+        """,
+        ["test_scan_gives_a_kind_in_the_order_of_keys"],
+    ),
+}
+
+POOL = """
+import pytest
+from kern.contracts.pool import *
+from kern.worker.solo import SoloPool
+from kern_testing.contracts.pool import PoolContract
+
+class Broken(SoloPool):
+{body}
+
+class TestBroken(PoolContract):
+    capabilities = Broken.capabilities
+    slots = 1
+    cycles = 20
+
+    @pytest.fixture
+    def make_pool(self):
+        return lambda slots: Broken(None, PoolOptions(concurrency=slots))
+"""
+
+BROKEN_POOLS = {
+    "loses a request now and then": (
+        "def submit(self, batch): super().submit([r for n, r in enumerate(batch) if n % 10 != 9])",
+        ["test_each_request_ends_once"],
+    ),
+    "says the end twice": (
+        """
+        def start(self, run, sink):
+            return super().start(run, lambda events: sink([e for event in events for e in (event, event)]))
+        """,
+        ["test_each_request_ends_once", "test_started_comes_before_the_end"],
+    ),
+    "gives back what it runs all the same": (
+        """
+        def withdraw(self, receipts=None):
+            return [r.receipt for r in self._waiting if receipts is None or r.receipt in receipts]
+        """,
+        ["test_what_has_not_started_can_be_taken_back", "test_withdrawn_or_ended_and_never_both"],
+    ),
+    "counts limits from the submission": (
+        """
+        def submit(self, batch):
+            super().submit(batch)
+            for request in batch:
+                self._soft_limit(request)
+        def interrupt(self, receipt, error):
+            self._overdue = getattr(self, "_overdue", set()) | {receipt}
+            return super().interrupt(receipt, error)
+        def _run_one(self, request):
+            if request.receipt in getattr(self, "_overdue", ()):
+                return Died(request.receipt, {"reason": "soft time limit"})
+            return super()._run_one(request)
+        """,
+        ["test_limits_count_from_the_start"],
+    ),
+    "blocks while it is busy": (
+        """
+        def submit(self, batch):
+            import time
+            while self._current is not None and not self._stopping and len(batch) > 100:
+                time.sleep(0.01)
+                self.patience = getattr(self, "patience", 300) - 1
+                if not self.patience:
+                    break
+            super().submit(batch)
+        """,
+        ["test_submitting_does_not_block"],
+    ),
+    "declares what it is not": (
+        "slots = 7",
+        ["test_it_declares_what_the_suite_says"],
+    ),
+}
+
+SCHEDULER = """
+import pytest
+from datetime import timedelta
+from kern_testing import make
+from kern_testing.contracts.scheduler import SchedulerContract
+from kern_testing.memory import forget
+from kern_testing.memory.scheduler import MemoryScheduler
+
+class Broken(MemoryScheduler):
+{body}
+
+class TestBroken(SchedulerContract):
+    @pytest.fixture
+    def make_scheduler(self):
+        name = make.unique("space")
+        yield lambda: Broken(f"memory://{{name}}")
+        forget(name)
+"""
+
+BROKEN_SCHEDULERS = {
+    "fires until somebody looks away": (
+        "def sent(self, firings): pass",
+        ["test_what_was_sent_is_not_due_again", "test_two_schedulers_agree"],
+    ),
+    "marks when it tells": (
+        """
+        def due(self, now):
+            firings = super().due(now)
+            self.sent(firings)
+            return firings
+        """,
+        ["test_an_entry_is_due_at_its_instant", "test_a_crash_between_due_and_sent_is_repaired"],
+    ),
+    "starts anew when it is edited": (
+        """
+        def put(self, entry):
+            self.remove(entry.name)
+            super().put(entry)
+        """,
+        ["test_a_changed_entry_keeps_what_was_sent"],
+    ),
+    "fires early": (
+        "def due(self, now): return super().due(now + timedelta(seconds=1))",
+        ["test_an_entry_is_due_at_its_instant"],
+    ),
+    "fires what is switched off": (
+        """
+        def put(self, entry):
+            import attrs
+            super().put(attrs.evolve(entry, enabled=True))
+        """,
+        ["test_disabled_and_removed_entries_are_never_due"],
+    ),
+}
+
+
 def run_broken(pytester: pytest.Pytester, template: str, body: str, tests: list[str]) -> pytest.RunResult:
     pytester.makepyfile(template.format(body=textwrap.indent(textwrap.dedent(body).strip("\n"), "    ")))
     return pytester.runpytest_inprocess("-q", "-p", "no:cacheprovider", "-k", " or ".join(tests), "--timeout=60")
@@ -366,11 +618,74 @@ def test_a_broken_store_is_caught(pytester: pytest.Pytester, what: str) -> None:
     assert_each_fails(run_broken(pytester, STORE, body, tests), tests)
 
 
+@pytest.mark.parametrize("what", BROKEN_JOINTS)
+def test_a_broken_joint_settlement_is_caught(pytester: pytest.Pytester, what: str) -> None:
+    """The contract of joint settlement fails for it, where the promise is."""
+    body, tests = BROKEN_JOINTS[what]
+    assert_each_fails(run_broken(pytester, JOINT, body, tests), tests)
+
+
+@pytest.mark.parametrize("what", BROKEN_RECORDS)
+def test_broken_records_are_caught(pytester: pytest.Pytester, what: str) -> None:
+    """The contract of records fails for them, where the promise is."""
+    body, tests = BROKEN_RECORDS[what]
+    assert_each_fails(run_broken(pytester, RECORDS, body, tests), tests)
+
+
+@pytest.mark.parametrize("what", BROKEN_POOLS)
+def test_a_broken_pool_is_caught(pytester: pytest.Pytester, what: str) -> None:
+    """The contract of pools fails for it, where the promise is."""
+    body, tests = BROKEN_POOLS[what]
+    assert_each_fails(run_broken(pytester, POOL, body, tests), tests)
+
+
+@pytest.mark.parametrize("what", BROKEN_SCHEDULERS)
+def test_a_broken_scheduler_is_caught(pytester: pytest.Pytester, what: str) -> None:
+    """The contract of schedulers fails for it, where the promise is."""
+    body, tests = BROKEN_SCHEDULERS[what]
+    assert_each_fails(run_broken(pytester, SCHEDULER, body, tests), tests)
+
+
 def test_a_failure_explains_itself(pytester: pytest.Pytester) -> None:
     """A failing contract shows what was compared, not just that it failed."""
     body, _tests = BROKEN_TRANSPORTS["purges what is leased"]
     result = run_broken(pytester, TRANSPORT, body, ["test_purge_leaves"])
     result.stdout.fnmatch_lines(["E*assert (0, 0, 0, 1) == (0, 1, 0, 1)"])
+
+
+def test_tests_of_what_a_driver_has_are_there_and_others_are_not(pytester: pytest.Pytester) -> None:
+    """Whatever stands between the suite and the driver's own class, the driver's attributes count."""
+    pytester.makepyfile(
+        """
+        from kern.contracts.pool import PoolCapability
+        from kern_testing.contracts import PoolContract, TransportContract
+        class Between(TransportContract): pass
+        class TestPlain(Between): pass
+        class TestRich(Between): cuts = injects = True
+        class TestPoor(TestRich): injects = leases_expire = keeps_records = False
+        class TestOwn(Between):
+            injects = True
+            def test_what_is_no_message_can_be_quarantined_and_replayed(self): pass
+        class TestPool(PoolContract): capabilities = frozenset({PoolCapability.SOFT_LIMITS})
+        """
+    )
+    result = pytester.runpytest_inprocess("-q", "--collect-only")
+
+    def has(suite: str, test: str) -> bool:
+        return any(f"::{suite}::{test}" in line for line in result.outlines)
+
+    injected, cut = "test_what_is_no_message_can_be_quarantined", "test_a_cut_connection_is_rebuilt"
+    renewed, scanned = "test_a_renewed_lease_does_not_expire", "test_scan_gives"
+    suites = ("TestPlain", "TestRich", "TestPoor", "TestOwn")
+    assert [has(suite, injected) for suite in suites] == [False, True, False, True]
+    assert [has(suite, cut) for suite in suites] == [False, True, True, False]
+    assert [has(suite, renewed) for suite in suites] == [True, True, False, True]
+    assert [has(suite, scanned) for suite in suites] == [True, True, False, True]
+    assert not any(f"TestOwn::{injected}_and_replayed[" in line for line in result.outlines)
+    assert has("TestPool", "test_a_soft_limit_is_raised_inside")
+    assert has("TestPool", "test_its_size_cannot_be_changed")
+    assert not has("TestPool", "test_its_size_can_be_changed")
+    assert not has("TestPool", "test_a_hard_limit_kills")
 
 
 def test_a_suite_without_its_fixture_says_which(pytester: pytest.Pytester) -> None:

@@ -34,7 +34,7 @@ class RealClock:
 REAL = RealClock()
 
 #: Real seconds to wait for what is to become true; the machine may be busy.
-PATIENCE = 20.0
+PATIENCE = 30.0
 
 
 class Deadline:

@@ -135,7 +135,7 @@ class Running:
         return end
 
     def all_end_once(self, receipts: Sequence[str]) -> None:
-        eventually(lambda: set(receipts) <= self.ended, f"{len(receipts)} requests have ended", timeout=60)
+        eventually(lambda: set(receipts) <= self.ended, f"{len(receipts)} requests have ended")
         counted = Counter(event.receipt for event in self.ends)
         assert counted == Counter(receipts), "each request ends exactly once"
         broken = [event for event in self.events if isinstance(event, PoolBroken)]

@@ -181,7 +181,7 @@ class ResultStoreContract(RecordsContract):
             assert read is not None, "a result was called absent because the server could not be reached"
             return True
 
-        eventually(back, "the connection is there again", timeout=60)
+        eventually(back, "the connection is there again")
         eventually(lambda: meanwhile.task_id in store.told, "what came meanwhile was reported")
         other.write(later)
         eventually(lambda: later.task_id in store.told, "what came later was reported")
@@ -486,7 +486,7 @@ class ResultStoreContract(RecordsContract):
         threads = threading.active_count()
         store.watch_all({document.task_id for document in documents})
         other.write(*documents[half:])
-        eventually(lambda: len(store.told) == self.many, "all documents were reported", timeout=60)
+        eventually(lambda: len(store.told) == self.many, "all documents were reported")
         assert threading.active_count() <= threads + 2
 
     def test_two_may_watch_one_id(self, connect: ConnectStore, store: StoreConnection, other: StoreConnection) -> None:

@@ -39,10 +39,15 @@ class Suite:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in dir(cls):
-            condition = getattr(getattr(cls, name, None), _CONDITION, None)
-            if condition is not None and not condition(cls):
-                setattr(cls, name, None)
+        # In the order of definition: processes that share the tests have to collect them alike.
+        for name in dict.fromkeys(name for base in reversed(cls.__mro__[1:]) for name in vars(base)):
+            # What a class between has left out is asked again: its attributes may have changed since.
+            found = next((vars(base)[name] for base in cls.__mro__ if vars(base).get(name) is not None), None)
+            condition = getattr(found, _CONDITION, None)
+            if condition is not None and name not in vars(cls):
+                wanted = found if condition(cls) else None
+                if getattr(cls, name) is not wanted:
+                    setattr(cls, name, wanted)
 
 
 def missing(fixture: str, example: str) -> NoReturn:

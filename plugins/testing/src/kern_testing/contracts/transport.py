@@ -224,7 +224,7 @@ class TransportContract(RecordsContract):
                 return False  # the command that noticed
             return bool(transport.ups)
 
-        eventually(back, "the connection is there again", timeout=60)
+        eventually(back, "the connection is there again")
         assert transport.downs, "the loss was not reported"
         if self.leases_expire:
             assert transport.renew(held.receipt) == frozenset(), "a lease was lost with the connection"

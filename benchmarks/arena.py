@@ -35,6 +35,7 @@ class Arena:
         self, contestant: str, python: str, broker: str, backend: str, folder: Path, scale: float = 1.0
     ) -> None:
         self._contestant = contestant
+        self._commands: dict[int, list[str]] = {}
         self._scale = scale
         self._python = python
         self._folder = folder
@@ -69,7 +70,7 @@ class Arena:
     @contextlib.contextmanager
     def worker(self, processes: int = 1) -> Iterator[subprocess.Popen[bytes]]:
         """A worker, ended by its process id."""
-        command = self._worker_command(processes)
+        command = self.worker_command(processes)
         log = (self._folder / "worker.log").open("wb")
         process = subprocess.Popen(
             command, cwd=self._folder, env=self._environment, stdout=log, stderr=log, start_new_session=True
@@ -88,7 +89,13 @@ class Arena:
                 process.wait()
             log.close()
 
-    def _worker_command(self, processes: int) -> list[str]:
+    def worker_command(self, processes: int = 1) -> list[str]:
+        """How the contestant starts its worker; asked once, in its own environment."""
+        if processes not in self._commands:
+            self._commands[processes] = self._ask_for_command(processes)
+        return self._commands[processes]
+
+    def _ask_for_command(self, processes: int) -> list[str]:
         source = (
             "import json, importlib; "
             f"print(json.dumps(importlib.import_module('benchmarks.contestants.{self._contestant}')"

@@ -83,8 +83,12 @@ def _render(_logger: Any, _method: str, event_dict: MutableMapping[str, Any]) ->
     event = str(event_dict.pop("event", ""))
     event_dict.pop("level", None)
     exc_info = event_dict.pop("exc_info", None)
+    # Text, of an exception that was raised elsewhere.
+    traceback = event_dict.pop("traceback", None)
     text = event + "".join(f" {key}={value!r}" for key, value in event_dict.items())
-    extra = {"fields": event_dict, "event": event}
+    if traceback:
+        text += f"\n{traceback.rstrip()}"
+    extra = {"fields": event_dict, "event": event, "traceback": traceback}
     return (text,), {"extra": extra, "exc_info": exc_info}
 
 
@@ -115,6 +119,8 @@ class JsonFormatter(logging.Formatter):
         entry.update(getattr(record, "fields", None) or {})
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
+        elif getattr(record, "traceback", None):
+            entry["exception"] = record.traceback  # type: ignore[attr-defined]
         return json.dumps(entry, default=str)
 
 

@@ -7,7 +7,6 @@ known of a batch on its way.
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections.abc import Mapping, Sequence
@@ -340,6 +339,8 @@ class Publisher:
 
     async def asend(self, batch: Sequence[Prepared], timeout: float, policy: RetryPolicy) -> list[Answer]:
         """:meth:`send` for asyncio."""
+        import asyncio  # here: most callers have no loop, and importing it is half of what importing kern costs
+
         sending = Sending(batch, timeout, policy)
         for pause in chain(policy.pauses(), (None,)):
             await self._asend_once(sending)
@@ -389,6 +390,8 @@ class Publisher:
                 sending.failed(chunk, error)
 
     async def _asend_once(self, sending: Sending) -> None:
+        import asyncio
+
         try:
             port = await self._connection.aport(sending.left())
             queues = self._connection.undeclared(_queues(sending.batch))

@@ -34,7 +34,6 @@ from kern.errors import (
     Retry,
     SecurityError,
 )
-from kern.loops import complete, interruptible
 from kern.message import CONTINUATIONS, Publication
 from kern.outcome import Disposition, Document, Event, GiveBack, Outcome, Quarantine, Release, RetryAt
 from kern.request import Request
@@ -181,6 +180,8 @@ class Runner:
             try:
                 value = run.call()
                 if inspect.iscoroutine(value):
+                    from kern.loops import complete  # here: it imports asyncio, which others can do without
+
                     value = complete(value)
             except BaseException as raised:
                 error = raised
@@ -192,6 +193,8 @@ class Runner:
         self, task: Task[Any, Any], request: Request, interruptions: list[BaseException] | None = None
     ) -> Execution:
         """:meth:`execute`, on the running loop."""
+        from kern.loops import interruptible
+
         with _Run(self, task, request, False, False) as run:
             try:
                 value = run.call()

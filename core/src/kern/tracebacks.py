@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ _OURS = tuple(
     str(place)
     for place in (
         *(_HERE / f"{name}.py" for name in ("runner", "task", "loops", "eager")),
-        Path(asyncio.__file__).parent,
+        Path(os.__file__).parent / "asyncio",
     )
 )
 

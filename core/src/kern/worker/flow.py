@@ -346,6 +346,9 @@ def _log(outcomes: Sequence[Outcome]) -> None:
         elif isinstance(outcome.disposition, RetryAt):
             logger.info("task will be retried", reason=outcome.summary, **fields)
         elif outcome.state == states.FAILURE and not isinstance(outcome.disposition, Quarantine):
-            logger.error("task failed", error=outcome.summary, **fields)
+            if outcome.expected:
+                logger.info("task failed as it may", error=outcome.summary, **fields)
+            else:
+                logger.error("task failed", error=outcome.summary, traceback=outcome.traceback, **fields)
         elif outcome.state == states.IGNORED:
             logger.info("task ignored", **fields)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import socket
 from collections.abc import Callable, Coroutine, Sequence
@@ -209,8 +210,12 @@ class Worker:
         """Reach broker and result store, patiently if so configured; ``False`` if told to stop meanwhile."""
         owner = Owner(self.id, self.hostname, "worker")
         patience = Patience(self.conf, self.stop_request)
+        attempts = itertools.count(1)  # of several brokers the next is tried
         transport = await patience.reach(
-            self.app.make_transport, lambda port: port.start(owner, self._transport_sink), "broker", self.transport
+            lambda: self.app.make_transport(next(attempts)),
+            lambda port: port.start(owner, self._transport_sink),
+            "broker",
+            self.transport,
         )
         if transport is None:
             return False

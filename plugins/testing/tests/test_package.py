@@ -17,7 +17,7 @@ def test_every_name_it_exports_is_there(name: str) -> None:
 def test_an_unknown_name_is_an_attribute_error() -> None:
     """As with any module."""
     with pytest.raises(AttributeError, match="no attribute 'TransportContrakt'"):
-        _ = kern_testing.TransportContrakt  # type: ignore[attr-defined]
+        _ = kern_testing.TransportContrakt
 
 
 def test_a_worker_does_not_pay_for_tests() -> None:

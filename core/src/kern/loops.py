@@ -33,38 +33,39 @@ def _loop_is_running() -> bool:
     return True
 
 
-class _ThreadLoop(threading.local):
-    """The loop of one thread of one process."""
+class _Loop:
+    """A thread's event loop, closed when the thread ends."""
 
-    loop: asyncio.AbstractEventLoop | None = None
-    pid = 0
-
-    def get(self) -> asyncio.AbstractEventLoop:
-        if self.pid != os.getpid():
-            if self.loop is not None:
-                _inherited.append(self.loop)
-            self.loop, self.pid = None, os.getpid()
-        if self.loop is None or self.loop.is_closed():
-            self.loop = asyncio.new_event_loop()
-        return self.loop
-
-    def close(self) -> None:
-        if self.loop is not None and self.pid == os.getpid():
-            self.loop.close()
-        self.loop = None
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.pid = os.getpid()
 
     def __del__(self) -> None:
-        self.close()
+        if self.pid == os.getpid():
+            self.loop.close()
 
 
+class _OfThread(threading.local):
+    held: _Loop | None = None
+
+
+_own = _OfThread()
 #: Loops of a parent process: closing one here would deregister what the parent waits for.
-_inherited: list[asyncio.AbstractEventLoop] = []
+_inherited: list[_Loop] = []
 
-_own = _ThreadLoop()
+
+def _own_loop() -> asyncio.AbstractEventLoop:
+    held = _own.held
+    if held is not None and held.pid != os.getpid():
+        _inherited.append(held)
+        held = None
+    if held is None or held.loop.is_closed():
+        held = _own.held = _Loop()
+    return held.loop
 
 
 def _run(coroutine: Coroutine[Any, Any, T], context: Context) -> T:
-    loop = _own.get()
+    loop = _own_loop()
     interruptions: list[BaseException] = []
     task = loop.create_task(interruptible(coroutine, interruptions), context=context)
     try:
@@ -132,8 +133,6 @@ def _in_a_thread(coroutine: Coroutine[Any, Any, T]) -> T:
             outcome.append(_run(coroutine, context))
         except BaseException as error:
             errors.append(error)
-        finally:
-            _own.close()
 
     thread = threading.Thread(target=run, name="kern async task")
     thread.start()

@@ -109,10 +109,7 @@ class Endings:
         return attrs.evolve(outcome, events=self._event("task-revoked", request, fields))
 
     def repeated(self, request: Request, document: Document) -> Outcome:
-        """Its final *document* is stored already: what follows it is sent again, and it is done.
-
-        :raises KernError: document or message cannot be read.
-        """
+        """Its final *document* is stored already: what follows it is sent again, and it is done."""
         return self._app.repeat(request, document)
 
     # -- parts

@@ -335,6 +335,9 @@ class ThreadedTransport(DriverThread, Transport):
     def _polling(self) -> tuple[float, float] | None:
         return self.driver.poll_interval if self._queues or self._topics else None
 
+    def _look_anyway(self) -> float | None:
+        return self.driver.look_anyway()
+
     def _on_down(self, error: Exception) -> None:
         super()._on_down(error)
         self._sink(Down(error))
@@ -460,7 +463,7 @@ class ThreadedResultStore(DriverThread, ResultStore):
         return self.driver.poll_interval if self._watched or self.driver.wake_fd() is not None else None
 
     def _look_anyway(self) -> float | None:
-        return self.driver.look_anyway
+        return self.driver.look_anyway()
 
     def _on_up(self) -> None:
         if self._watched:

@@ -226,9 +226,6 @@ class BlockingResultStore(ABC):
     server: str | None = None
     url: str = ""
     poll_interval: ClassVar[tuple[float, float]] = (0.002, 0.05)
-    #: Seconds after which :meth:`collect` is called although the descriptor is silent, for results of writers that do
-    #: not announce them; ``None``: never.
-    look_anyway: ClassVar[float | None] = None
 
     @abstractmethod
     def open(self) -> None: ...
@@ -238,6 +235,11 @@ class BlockingResultStore(ABC):
 
     def wake_fd(self) -> int | None:
         """A descriptor that becomes readable when :meth:`collect` may have something."""
+        return None
+
+    def look_anyway(self) -> float | None:
+        """Seconds since the last :meth:`collect` after which it is called although the descriptor is silent, for what
+        is not announced; ``None``: never."""
         return None
 
     @abstractmethod

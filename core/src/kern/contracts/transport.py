@@ -369,6 +369,11 @@ class BlockingTransport(ABC):
         """A descriptor that becomes readable when :meth:`collect` may have something."""
         return None
 
+    def look_anyway(self) -> float | None:
+        """Seconds since the last :meth:`collect` after which it is called although the descriptor is silent, for what
+        is not announced; ``None``: never."""
+        return None
+
     @abstractmethod
     def collect(self) -> Iterable[TransportEvent]:
         """What happened unasked: wake-ups and broadcasts. Cheap, returns at once."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -30,16 +29,15 @@ from kern_backend_sql import legacy
 from kern_backend_sql.rows import DEFAULT_EXPIRES, Rows, naive, now
 from kern_backend_sql.settings import ENGINE_OPTIONS, DatabaseSettings
 from kern_backend_sql.tables import GROUP_TABLE, TASK_TABLE, Names
-from kern_backend_sql.writer import CHANNEL, Statements, Writer, announced
+from kern_backend_sql.waiting import waiting_of
+from kern_backend_sql.writer import Statements, Writer
 from kern_sql_engine import (
     Connection,
     Database,
     Family,
     Kind,
     Link,
-    PostgresqlConnection,
     SqlError,
-    SqliteConnection,
     SqlPlan,
     SqlRecords,
 )
@@ -59,10 +57,6 @@ CHUNK = 500
 SWEEP = 1000
 #: Attempts for a transaction that the database undid in favour of another.
 ATTEMPTS = 5
-#: Seconds between two questions for watched results where the database cannot announce: shortest and longest.
-ASKING = (0.002, 0.05)
-#: Seconds between two questions where it can, for what is written by a Celery, which does not.
-ASK_ANYWAY = 0.5
 #: Seconds before now from which on a sweep looks.
 _LONG_AGO = 50 * 365 * 86400.0
 
@@ -91,7 +85,6 @@ class SqlResultStore(BlockingResultStore):
     )
     document_form = DocumentForm.PARTS
     poll_interval: ClassVar[tuple[float, float]] = (0.001, 0.01)
-    look_anyway: ClassVar[float | None] = ASK_ANYWAY
 
     def __init__(self, url: str, conf: Any = None) -> None:
         settings = conf.section(DatabaseSettings) if conf is not None else DatabaseSettings()
@@ -115,15 +108,8 @@ class SqlResultStore(BlockingResultStore):
         self._writer = Writer(self.database, _names(settings), self._rows)
         self._engine: Engine | None = None
         self._link: Link | None = None
-        self._listener = Link(self.database, lambda connection: None)
+        self._waiting = waiting_of(self.database, self._final)
         self._records: SqlRecords | None = None
-        #: Watched ids of which a row is there that is not final.
-        self._on_the_way: set[str] = set()
-        #: Of a file: its version and its newest row when last looked at.
-        self._version: int | None = None
-        self._newest = 0
-        self._ask_at = 0.0
-        self._ask_pause = ASKING[0]
 
     # -- life
 
@@ -144,90 +130,33 @@ class SqlResultStore(BlockingResultStore):
                 )
             self._link.open()
             self._link.release()
-            self._version = None
+            self._waiting.opened()
 
     def close(self) -> None:
         if self._link is not None:
             self._link.close()
-        self._listener.close()
+        self._waiting.close()
         if self._records is not None:
             self._records.close()
 
-    def wake_fd(self) -> int | None:
-        if not self._listener.connected:
-            return None
-        listener = self._listener.current
-        return listener.fileno() if isinstance(listener, PostgresqlConnection) else None
-
     # -- waiting
+
+    def wake_fd(self) -> int | None:
+        return self._waiting.fileno()
+
+    def look_anyway(self) -> float | None:
+        return self._waiting.look_anyway()
 
     def collect(self, watched: Collection[str]) -> Iterable[Document]:
         if not watched:
-            # Nothing is waited for: what is announced would only pile up.
-            self._listener.close()
+            self._waiting.close()
             return []
         with self._using() as connection:
-            statements = self._writer.statements(connection)
-            if self.database.family is Family.SQLITE:
-                return self._collect_from_file(connection, statements, watched)
-            if self.database.dialect.notifies:
-                return self._collect_announced(connection, statements, watched)
-            return self._collect_by_asking(connection, statements, watched)
-
-    def _collect_from_file(
-        self, connection: Connection, statements: Statements, watched: Collection[str]
-    ) -> list[Document]:
-        assert isinstance(connection, SqliteConnection)
-        version = connection.version()
-        if version == self._version:
-            return []
-        newest = int(connection.value(statements.newest) or 0)
-        known = self._version is not None and newest - self._newest <= 2 * len(watched) + CHUNK
-        wanted: Iterable[str] = watched
-        if known:
-            # Rows are numbered as they come: what was there before and not final has been seen.
-            wanted = {*self._on_the_way.intersection(watched)}
-            for number, task_id, status in connection.rows(statements.newer, (self._newest,)):
-                newest = max(newest, number)
-                if task_id in watched:
-                    wanted.add(task_id)
-                    if status not in READY_STATES:
-                        self._on_the_way.add(task_id)
-        self._version, self._newest = version, newest
-        return self._final(connection, statements, wanted)
-
-    def _collect_announced(
-        self, connection: Connection, statements: Statements, watched: Collection[str]
-    ) -> list[Document]:
-        if not self._listener.connected:
-            self._listener.open().run(f"LISTEN {CHANNEL}")
-            self._ask_at = 0.0
-        listener = self._listener.current
-        assert isinstance(listener, PostgresqlConnection)
-        wanted = {task_id for _, text in listener.heard() for task_id in announced(text) if task_id in watched}
-        now = time.monotonic()
-        if now >= self._ask_at:
-            self._ask_at = now + ASK_ANYWAY
-            return self._final(connection, statements, watched)
-        return self._final(connection, statements, wanted)
-
-    def _collect_by_asking(
-        self, connection: Connection, statements: Statements, watched: Collection[str]
-    ) -> list[Document]:
-        started = time.monotonic()
-        if started < self._ask_at:
-            return []
-        found = self._final(connection, statements, watched)
-        took = time.monotonic() - started
-        self._ask_pause = ASKING[0] if found else min(ASKING[1], self._ask_pause * 1.5)
-        # Asking for thousands takes its time; it must not take all of it.
-        self._ask_at = started + max(self._ask_pause, 5 * took)
-        return found
+            return self._waiting.collect(connection, self._writer.statements(connection), watched)
 
     def _final(self, connection: Connection, statements: Statements, task_ids: Iterable[str]) -> list[Document]:
-        found = self._read(connection, statements, statements.read_final, task_ids)
-        self._on_the_way.difference_update(found)
-        return [document for document in found.values() if document.status in READY_STATES]
+        found = self._read(connection, statements, statements.read_final, task_ids).values()
+        return [document for document in found if document.status in READY_STATES]
 
     # -- documents
 
@@ -244,8 +173,7 @@ class SqlResultStore(BlockingResultStore):
         if len(mine) != len(plans):
             raise BackendError(f"a plan of another store was given to {self.url}")
         with self._using() as connection:
-            # What this connection writes does not change the file's version for it.
-            self._version = None
+            self._waiting.wrote()
             sql_plans.prepare(connection, mine)
             try:
                 return self._transaction(connection, lambda: sql_plans.apply(connection, mine))
@@ -265,9 +193,7 @@ class SqlResultStore(BlockingResultStore):
             return {}
         with self._using() as connection:
             statements = self._writer.statements(connection)
-            found = self._read(connection, statements, statements.read, task_ids)
-        self._on_the_way.update(task_id for task_id, d in found.items() if d.status not in READY_STATES)
-        return found
+            return self._read(connection, statements, statements.read, task_ids)
 
     def _read(
         self, connection: Connection, statements: Statements, sql: str, task_ids: Iterable[str]
@@ -281,6 +207,7 @@ class SqlResultStore(BlockingResultStore):
                 # A collation may find what is only alike.
                 if kept.document.task_id in wanted and not kept.expired(moment):
                     found[kept.document.task_id] = kept.document
+                    self._waiting.seen(kept.document.task_id, kept.document.status)
         return found
 
     def forget(self, task_ids: Sequence[str]) -> int:

@@ -2,24 +2,18 @@
 
 *Priorities* follow RabbitMQ: larger is more urgent, 0 is the least.
 
-*Waking.* PostgreSQL announces: each queue has a channel. SQLite is asked for its ``data_version`` every few
-milliseconds, which costs microseconds and changes when another connection has committed. MariaDB and MySQL are asked
-for what is ready, at growing intervals up to 50 ms.
-
 *Time* is the server's; for a file, that of its host.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
 from kern import seams
-from kern.contracts.port import Broadcast, TransportEvent, Woken
+from kern.contracts.port import TransportEvent
 from kern.contracts.records import Records
 from kern.contracts.transport import (
     BlockingTransport,
@@ -46,6 +40,7 @@ from kern_broker_sql.quarantine import Quarantining
 from kern_broker_sql.routing import Routing
 from kern_broker_sql.settling import ATTEMPTS, Item, Settling
 from kern_broker_sql.tables import DELAYED, LAYOUT, LEASED, READY, tables
+from kern_broker_sql.waking import waking_of
 from kern_sql_engine import (
     CallersConnection,
     Connection,
@@ -53,7 +48,6 @@ from kern_sql_engine import (
     Family,
     Kind,
     Link,
-    PostgresqlConnection,
     SqlError,
     SqliteConnection,
     SqlRecords,
@@ -63,11 +57,6 @@ from kern_sql_engine import (
 T = TypeVar("T")
 
 DISTRIBUTION = "kern-broker-sql"
-BROADCAST_CHANNEL = "kern_broadcast"
-#: Seconds between two questions to a server that cannot announce: shortest and longest.
-ASKING = (0.002, 0.05)
-#: Seconds after which a worker that did not claim what it was told of is told again.
-TELL_AGAIN = 0.25
 _STATES = {READY: Whereabouts.READY, LEASED: Whereabouts.LEASED, DELAYED: Whereabouts.DELAYED}
 
 
@@ -117,6 +106,7 @@ class SqlTransport(BlockingTransport):
         self._quarantining = Quarantining(dialect)
         self._presences = Presences(dialect)
         self._broadcasts = Broadcasts(dialect)
+        self._waking = waking_of(self.database, self._claiming, self._broadcasts)
         self._settling = Settling(
             dialect,
             self.server,
@@ -124,31 +114,15 @@ class SqlTransport(BlockingTransport):
             self._routing,
             self._claiming,
             self._quarantining,
-            self._announce_queues,
+            self._waking.announce,
         )
-        self._notify = dialect.sql("SELECT pg_notify(channel, '') FROM unnest(?::text[]) AS channel")
         self._records: SqlRecords | None = None
         self._database_id: str | None = None
         self._owner = Owner("")
         self._announced: tuple[Sequence[str], Mapping[str, Any]] | None = None
-        self._topics: frozenset[str] = frozenset()
-        #: The latest broadcast read; kept when the connection is made anew.
-        self._heard: int | None = None
-        self._queues: tuple[str, ...] = ()
         #: Queues that vanish when nobody consumes them.
         self._transient: set[str] = set()
-        self._listening: set[str] = set()
         self._turn = 0
-        # Of a file: its version when last looked at, and whether something may have come since that nobody looked at.
-        self._version: int | None = None
-        self._changed = False
-        #: Events that came to light by the way.
-        self._pending: list[TransportEvent] = []
-        # Monotonic times: no question before, and no repeated waking before.
-        self._ask_at = self._tell_at = 0.0
-        self._ask_pause = ASKING[0]
-        #: Seconds since the epoch at which the worker knows that something is due.
-        self._known_due: float | None = None
 
     # -- life
 
@@ -156,12 +130,11 @@ class SqlTransport(BlockingTransport):
         self._owner = owner
         with self._errors():
             connection = self._link.open()
-            self._version, self._changed = None, True
-            self._ask_at = self._tell_at = 0.0
             self._database_id = schema.database_id(connection)
+            self._waking.opened(connection)
+            self._waking.listen(connection, queues, topics)
             if self._announced is not None:
                 self._presences.announce(connection, owner, *self._announced)
-            self._listen(connection, queues, topics)
 
     def close(self) -> None:
         if self._announced is not None and self._link.connected:
@@ -170,25 +143,19 @@ class SqlTransport(BlockingTransport):
             except SqlError:
                 pass  # it counts as gone soon anyway
         self._link.close()
-        self._listener.close()
-        self._listening.clear()
+        self._waking.close()
         if self._records is not None:
             self._records.close()
 
     def wake_fd(self) -> int | None:
-        if not self._listener.connected:
-            return None
-        listener = self._listener.current
-        return listener.fileno() if isinstance(listener, PostgresqlConnection) else None
+        return self._waking.fileno()
+
+    def look_anyway(self) -> float | None:
+        return self._waking.look_anyway()
 
     def collect(self) -> Iterable[TransportEvent]:
         with self._errors():
-            connection = self._link.get()
-            if isinstance(connection, SqliteConnection):
-                return self._collect_from_file(connection)
-            if self._listener.connected:
-                return self._collect_announced(connection)
-            return self._collect_by_asking(connection)
+            return self._waking.collect(self._link.get())
 
     # -- producing
 
@@ -218,9 +185,7 @@ class SqlTransport(BlockingTransport):
             routes = self._routing.routes(theirs, batch)
             inserts = [prepare(publication, to) for publication, to in zip(batch, routes, strict=True)]
             self._messages.insert(theirs, inserts)
-            if self.database.dialect.notifies:
-                channels = sorted({_channel(queue) for insert in inserts for queue in insert.queues})
-                theirs.rows(self._notify, (channels,))
+            self._waking.announce(theirs, {queue for insert in inserts for queue in insert.queues})
         except SqlError as error:
             raise PublishRefused(str(error)) from error
 
@@ -233,9 +198,9 @@ class SqlTransport(BlockingTransport):
             return Claimed()
         with self._errors():
             connection = self._link.get()
-            self._listen(connection, queues, self._topics)
-            self._tell_at = self._ask_at = 0.0
-            self._ask_pause = ASKING[0]
+            if queues != list(self._waking.queues):
+                self._waking.listen(connection, queues, self._waking.topics)
+            self._waking.claiming()
             deliveries: tuple[Delivery, ...] = ()
             # Whoever would only find that there is nothing need not keep a file's writers waiting for that.
             if not isinstance(connection, SqliteConnection) or self._claiming.anything(connection, queues):
@@ -245,7 +210,7 @@ class SqlTransport(BlockingTransport):
                 )
                 seams.reached("claimed")
             next_due = self._claiming.next_due(connection, queues)
-        self._known_due = None if next_due is None else time.time() + next_due
+        self._waking.claimed(bool(deliveries), next_due)
         return Claimed(deliveries, next_due)
 
     def settle(self, batch: Sequence[Settlement]) -> list[Settled]:
@@ -257,7 +222,7 @@ class SqlTransport(BlockingTransport):
     def _settle(self, items: Sequence[Item], seam: str) -> list[Settled]:
         with self._errors():
             answers = self._settling.write(self._link.get(), items, seam)
-        self._changed = True
+        self._waking.wrote()
         if items:
             seams.reached("settled")
         return answers
@@ -270,7 +235,7 @@ class SqlTransport(BlockingTransport):
                 lost = self._claiming.renew(connection, receipts, lease_seconds)
                 if self._announced is not None:
                     self._presences.beat(connection, self._owner, max(LASTS, lease_seconds))
-                self._routing.use(connection, sorted(self._transient.intersection(self._queues)))
+                self._routing.use(connection, sorted(self._transient.intersection(self._waking.queues)))
                 return lost
 
             return self._transaction(connection, write)
@@ -288,7 +253,7 @@ class SqlTransport(BlockingTransport):
             def step() -> int:
                 found = self._claiming.recover(connection, everything)
                 if found:
-                    self._announce_queues(connection, set(found.values()))
+                    self._waking.announce(connection, set(found.values()))
                 else:
                     self._presences.sweep(connection)
                     self._routing.sweep(connection)
@@ -296,7 +261,7 @@ class SqlTransport(BlockingTransport):
 
             while found := self._transaction(connection, step):
                 count += found
-        self._changed = True
+        self._waking.wrote()
         return count
 
     # -- broadcast
@@ -304,18 +269,11 @@ class SqlTransport(BlockingTransport):
     def broadcast(self, topic: str, payload: bytes) -> None:
         with self._writing() as connection:
             self._broadcasts.send(connection, topic, payload)
-            if self.database.dialect.notifies:
-                connection.rows(self._notify, ([BROADCAST_CHANNEL],))
+            self._waking.announce_broadcast(connection)
 
     def subscribe(self, topics: Sequence[str]) -> None:
         with self._errors():
-            connection = self._link.get()
-            if self._topics:
-                self._pending = self._new_broadcasts(connection)
-            else:
-                # What was said while nobody listened is for nobody.
-                self._heard = None
-            self._listen(connection, self._queues, topics)
+            self._waking.subscribe(self._link.get(), topics)
 
     def presence(self) -> list[Presence]:
         with self._errors():
@@ -385,7 +343,7 @@ class SqlTransport(BlockingTransport):
         with self._writing() as connection:
             count, queues = self._quarantining.replay(connection, keys)
             if queues:
-                self._announce_queues(connection, queues)
+                self._waking.announce(connection, queues)
         return count
 
     def drop(self, keys: Sequence[str]) -> int:
@@ -429,7 +387,7 @@ class SqlTransport(BlockingTransport):
             connection = self._link.get()
             with connection.transaction():
                 yield connection
-        self._changed = True
+        self._waking.wrote()
 
     # -- inside: publishing
 
@@ -452,7 +410,7 @@ class SqlTransport(BlockingTransport):
                     answers[position] = error
             self._messages.insert(connection, inserts)
             if inserts:
-                self._announce_queues(connection, {queue for insert in inserts for queue in insert.queues})
+                self._waking.announce(connection, {queue for insert in inserts for queue in insert.queues})
 
         try:
             self._transaction(connection, write)
@@ -461,7 +419,7 @@ class SqlTransport(BlockingTransport):
                 raise
             # One of them does not fit; which one, the database does not say.
             return [answer for publication in batch for answer in self._publish_one(connection, publication)]
-        self._changed = True
+        self._waking.wrote()
         return answers
 
     def _publish_one(self, connection: Connection, publication: Publication) -> list[Exception | None]:
@@ -513,91 +471,6 @@ class SqlTransport(BlockingTransport):
         if found != self._database_id:
             raise PublishRefused(f"the connection is to another database than the broker's {self.url}")
 
-    # -- inside: waking
-
-    def _announce_queues(self, connection: Connection, queues: Iterable[str]) -> None:
-        """In a transaction: when it is committed, queues have something to claim, or a new due time."""
-        if self.database.dialect.notifies:
-            connection.rows(self._notify, (sorted(map(_channel, queues)),))
-
-    def _listen(self, connection: Connection, queues: Iterable[str], topics: Iterable[str]) -> None:
-        self._queues = tuple(queues)
-        self._topics = frozenset(topics)
-        if self._topics and self._heard is None:
-            self._heard = self._broadcasts.last(connection)
-        if not self.database.dialect.notifies:
-            return
-        wanted = {_channel(queue) for queue in self._queues}
-        if self._topics:
-            wanted.add(BROADCAST_CHANNEL)
-        if not wanted or wanted == self._listening:
-            return
-        listener = self._listener.current if self._listener.connected else self._listener.open()
-        for channel in wanted - self._listening:
-            listener.run(f'LISTEN "{channel}"')
-        for channel in self._listening - wanted:
-            listener.run(f'UNLISTEN "{channel}"')
-        self._listening = wanted
-        # What came before somebody listened.
-        self._tell_at = 0.0
-
-    def _collect_announced(self, connection: Connection) -> list[TransportEvent]:
-        listener = self._listener.current
-        assert isinstance(listener, PostgresqlConnection)
-        channels = {channel for channel, _ in listener.heard()}
-        events: list[TransportEvent] = []
-        if BROADCAST_CHANNEL in channels:
-            events += self._new_broadcasts(connection)
-        woken = frozenset(queue for queue in self._queues if _channel(queue) in channels)
-        if woken:
-            events.append(Woken(woken))
-        return events
-
-    def _collect_from_file(self, connection: SqliteConnection) -> list[TransportEvent]:
-        version = connection.version()
-        if version != self._version:
-            self._version, self._changed = version, True
-        if not self._changed:
-            return []
-        events = self._new_broadcasts(connection) if self._topics else []
-        if time.monotonic() >= self._tell_at:
-            self._changed = False
-            events += self._something_ready(connection)
-        return events
-
-    def _collect_by_asking(self, connection: Connection) -> list[TransportEvent]:
-        now = time.monotonic()
-        if now < self._ask_at:
-            return []
-        events = self._new_broadcasts(connection) if self._topics else []
-        if now >= self._tell_at:
-            events += self._something_ready(connection)
-        self._ask_pause = ASKING[0] if events else min(ASKING[1], self._ask_pause * 1.5)
-        self._ask_at = now + self._ask_pause
-        return events
-
-    def _something_ready(self, connection: Connection) -> list[TransportEvent]:
-        """Tell a worker once; then not again before it has claimed, or some time has passed."""
-        if not self._queues or time.monotonic() < self._tell_at:
-            return []
-        woken = frozenset(self._claiming.ready(connection, self._queues))
-        if not woken:
-            until = self._claiming.next_due(connection, self._queues)
-            sooner = until is not None and (self._known_due is None or time.time() + until < self._known_due - 0.001)
-            if not sooner:
-                return []
-            woken = frozenset(self._queues)
-        self._tell_at = time.monotonic() + TELL_AGAIN
-        return [Woken(woken)]
-
-    def _new_broadcasts(self, connection: Connection) -> list[TransportEvent]:
-        events, self._pending = self._pending, []
-        for number, topic, payload in self._broadcasts.after(connection, self._heard or 0):
-            self._heard = number
-            if topic in self._topics:
-                events.append(Broadcast(topic, payload))
-        return events
-
 
 def _file_of(statements: CallersConnection) -> str | None:
     """The file a connection is to; ``None`` where it is to none, or to a server."""
@@ -609,11 +482,6 @@ def _file_of(statements: CallersConnection) -> str | None:
 
 
 _RANK = {DELAYED: 0, READY: 1, LEASED: 2}
-
-
-def _channel(queue: str) -> str:
-    """Names of channels are short."""
-    return f"kern_{hashlib.sha256(queue.encode()).hexdigest()[:32]}"
 
 
 def _not_published(error: SqlError, publication: Publication) -> Exception:

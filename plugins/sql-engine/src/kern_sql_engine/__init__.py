@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from kern_sql_engine.database import Database
     from kern_sql_engine.dialects import Dialect
     from kern_sql_engine.failures import Kind, SqlError
+    from kern_sql_engine.filewatch import FileWatch
     from kern_sql_engine.link import Link
     from kern_sql_engine.plans import PlanWriter, SqlPlan
     from kern_sql_engine.records import SqlRecords
@@ -31,6 +32,7 @@ _EXPORTS = {
     "DatabaseUrl": "kern_sql_engine.urls",
     "Dialect": "kern_sql_engine.dialects",
     "Family": "kern_sql_engine.urls",
+    "FileWatch": "kern_sql_engine.filewatch",
     "Kind": "kern_sql_engine.failures",
     "Link": "kern_sql_engine.link",
     "MysqlConnection": "kern_sql_engine.connections",
@@ -50,6 +52,7 @@ __all__ = [
     "DatabaseUrl",
     "Dialect",
     "Family",
+    "FileWatch",
     "Kind",
     "Link",
     "MysqlConnection",

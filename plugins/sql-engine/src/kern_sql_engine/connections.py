@@ -18,6 +18,7 @@ from typing import Any
 
 from kern_sql_engine.dialects import Dialect
 from kern_sql_engine.failures import SqlError, failure
+from kern_sql_engine.filewatch import FileWatch, watch
 from kern_sql_engine.urls import DatabaseUrl
 
 Row = tuple[Any, ...]
@@ -179,6 +180,11 @@ class SqliteConnection(Connection):
     def version(self) -> int:
         """Changes whenever another connection has committed, never by what this one does."""
         return int(self.rows("PRAGMA data_version")[0][0])
+
+    def watch(self) -> FileWatch | None:
+        """A descriptor that becomes readable when any connection, also this one, writes; ``None`` where the system has
+        none. It may be readable a moment before the commit is to be seen."""
+        return watch(f"{self.database.path}-wal")
 
     def close(self) -> None:
         if not self.ours:

@@ -68,10 +68,11 @@ class Patience:
         waited: list[asyncio.Future[Any]] = [answered, stopped]
         try:
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
-            if answered.done():
-                await answered
-                return True
-            return False
         finally:
-            answered.cancel()
             stopped.cancel()
+        if answered.done():
+            await answered
+            return True
+        # Who waits no longer does not take the attempt back: the driver is stopped in its turn.
+        answered.add_done_callback(lambda future: future.cancelled() or future.exception())
+        return False

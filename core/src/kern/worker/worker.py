@@ -276,12 +276,13 @@ class Worker:
             self.flow.transport_sink(event)
 
     async def _disconnect(self) -> None:
-        for port in (self.transport, self.store):
-            if port is not None:
-                try:
-                    await asyncio.wait_for(asyncio.wrap_future(port.stop()), CLOSE_FAREWELL)
-                except (TimeoutError, KernError):
-                    logger.debug("connection did not close in time", url=port.url)
+        closing = [asyncio.wrap_future(port.stop()) for port in (self.transport, self.store) if port is not None]
+        closed, late = await asyncio.wait(closing, timeout=CLOSE_FAREWELL)
+        if late:
+            logger.debug("connections did not close in time", connections=len(late))
+        for reply in closed:
+            if (error := reply.exception()) is not None:
+                logger.debug("connection did not close", error=str(error))
 
     # -- the end
 

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="session")
 def celery_python() -> str:
-    """The interpreter that has Celery: ``KERN_CELERY_PYTHON``, or ``.venv-celery`` at the root of the tree."""
-    found = os.environ.get("KERN_CELERY_PYTHON") or str(ROOT / ".venv-celery" / "bin" / "python")
+    """The interpreter that has Celery: ``KERN_TEST_CELERY_PYTHON``, or ``.venv-celery`` at the root of the tree."""
+    found = os.environ.get("KERN_TEST_CELERY_PYTHON") or str(ROOT / ".venv-celery" / "bin" / "python")
     if not Path(found).exists():
         pytest.skip(f"there is no Celery: {found} does not exist (make .venv-celery/.installed)")
     return found

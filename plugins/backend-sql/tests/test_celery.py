@@ -62,8 +62,8 @@ class Peer:
 
 @pytest.fixture(scope="session")
 def celery_python() -> str:
-    """The interpreter that has Celery: ``KERN_CELERY_PYTHON``, or ``.venv-celery`` at the root of the tree."""
-    found = os.environ.get("KERN_CELERY_PYTHON") or str(HERE.parents[2] / ".venv-celery" / "bin" / "python")
+    """The interpreter that has Celery: ``KERN_TEST_CELERY_PYTHON``, or ``.venv-celery`` at the root of the tree."""
+    found = os.environ.get("KERN_TEST_CELERY_PYTHON") or str(HERE.parents[2] / ".venv-celery" / "bin" / "python")
     if not Path(found).exists():
         pytest.skip(f"there is no Celery: {found} does not exist (make .venv-celery/.installed)")
     return found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 import os
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -139,7 +140,8 @@ class Plugins:
         self._drivers: dict[str, dict[str, tuple[str, Any]]] = {}
         self._continuations: dict[str, Continuation] | None = None
         self._listening: frozenset[str] | None = None
-        self._discovered = False
+        self._lock = threading.RLock()
+        self._loaded = self._loading = False
 
     @property
     def selection(self) -> Selection:
@@ -154,9 +156,19 @@ class Plugins:
         :raises ImproperlyConfigured: a plugin was asked for that is not installed.
         :raises PluginConflict: two distributions have a plugin of the same name.
         """
-        if self._discovered:
+        if self._loaded:
             return
-        self._discovered = True
+        with self._lock:
+            if self._loaded or self._loading:
+                return
+            self._loading = True
+            try:
+                self._load()
+                self._loaded = True
+            finally:
+                self._loading = False
+
+    def _load(self) -> None:
         from stevedore import NamedExtensionManager
 
         entry_points = NamedExtensionManager(GROUP, names=[]).list_entry_points()
@@ -196,14 +208,30 @@ class Plugins:
             self._failed(entry_point, State.REFUSED, f"{built}, this kern has API {API}")
             return
         try:
-            self._manager.register(module, entry_point.name)
-            self._manager.check_pending()
-        except (pluggy.PluginValidationError, ValueError) as error:
-            if self._manager.has_plugin(entry_point.name):
-                self._manager.unregister(name=entry_point.name)
-            self._failed(entry_point, State.FAILED, str(error).strip().replace("\n", " "))
+            self._add(module, entry_point.name)
+        except ImproperlyConfigured as error:
+            self._failed(entry_point, State.FAILED, str(error))
             return
         self._note(entry_point, State.ACTIVE)
+
+    def _add(self, plugin: object, name: str | None) -> None:
+        """Register what implements hooks.
+
+        :raises ImproperlyConfigured: it implements a hook that does not exist, or not as the hook is.
+        """
+        for attribute in dir(plugin):
+            marked = self._manager.parse_hookimpl_opts(plugin, attribute)
+            problem = _problem(attribute, marked, plugin)
+            if problem:
+                raise ImproperlyConfigured(problem)
+        if self._manager.is_registered(plugin) or (name is not None and self._manager.has_plugin(name)):
+            raise ImproperlyConfigured("registered already")
+        try:
+            self._manager.register(plugin, name)
+        except pluggy.PluginValidationError as error:
+            if self._manager.is_registered(plugin):
+                self._manager.unregister(plugin)
+            raise ImproperlyConfigured(" ".join(str(error).split())) from error
 
     def _failed(self, entry_point: Any, state: State, reason: str) -> None:
         self._note(entry_point, state, reason)
@@ -218,14 +246,13 @@ class Plugins:
     def register(self, listener: object, name: str | None = None) -> None:
         """Register an object of the application that has hook implementations.
 
-        :raises ImproperlyConfigured: it implements a hook that does not exist.
+        :raises ImproperlyConfigured: it implements a hook that does not exist, or not as the hook is; or it is
+            registered already.
         """
-        registered = self._manager.register(listener, name)
         try:
-            self._manager.check_pending()
-        except pluggy.PluginValidationError as error:
-            self._manager.unregister(name=registered)
-            raise ImproperlyConfigured(f"{type(listener).__name__}: {error}") from error
+            self._add(listener, name)
+        except ImproperlyConfigured as error:
+            raise ImproperlyConfigured(f"{name or type(listener).__name__}: {error}") from error
         self._forget_derived()
 
     def unregister(self, listener: object) -> None:
@@ -403,6 +430,24 @@ _DRIVER_HOOKS = {
     "scheduler": "kern_schedulers",
     "monitor": "kern_monitors",
 }
+
+
+def _problem(attribute: str, marked: Any, plugin: object) -> str | None:
+    """What is wrong with an attribute of a plugin that is, or should be, the implementation of a hook."""
+    known = vars(Hooks)
+    if marked is None:
+        if attribute in known and attribute.startswith("kern_") and callable(getattr(plugin, attribute)):
+            return f"{attribute!r} is named like a hook, and not marked with @hookimpl: it would never be called"
+        return None
+    hook = marked.get("specname") or attribute
+    if hook not in known:
+        close = nearest(hook, [name for name in known if name.startswith("kern_")])
+        return f"there is no hook {hook!r}" + (f"; did you mean {close!r}?" if close else "")
+    if marked.get("wrapper") or marked.get("hookwrapper"):
+        return (
+            f"{attribute!r} is marked as a wrapper: each listener of a hook is called by itself, none is around another"
+        )
+    return None
 
 
 def _asker(implementation: Any) -> Callable[..., Any]:

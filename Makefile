@@ -41,7 +41,7 @@ export NO_MKDOCS_2_WARNING := 1
 
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help stale demo test faults check format bench docs dist release servers constraints clean distclean
+.PHONY: reference help stale demo test faults check format bench docs dist release servers constraints clean distclean
 
 help:
 	@echo 'make demo | test | faults SEEDS=30 | check | format | bench | docs | dist | clean | distclean'
@@ -114,6 +114,9 @@ dist: $(WORKSPACE)
 release: $(WORKSPACE) servers
 	@test -n '$(PLUGIN)' || { echo 'usage: make release PLUGIN=kern-broker-sql [TAG=kern-broker-sql-v0.1.0]' >&2; exit 2; }
 	$(BIN)/python -m tools.release '$(PLUGIN)' $(if $(TAG),--tag '$(TAG)')
+
+reference: $(WORKSPACE)
+	$(BIN)/python -m tools.reference
 
 constraints: $(WORKSPACE)
 	$(BIN)/python -m tools.install --group dev --group docs --group bench --upgrade

@@ -84,6 +84,7 @@ def balance(record_property: Callable[[str, object], None]) -> Balance:
         healed_at: float | None = None,
         recovery: float | None = None,
         lateness: float | None = None,
+        concurrent: int = 0,
     ) -> Report:
         report = fleet.report(healed_at)
         broker = BROKERS[fleet.broker.partition(":")[0].partition("+")[0]]
@@ -91,7 +92,7 @@ def balance(record_property: Callable[[str, object], None]) -> Balance:
         row = {**report.row(), "scenario": scenario, "broker": broker, "allowed": duplicates, "quarantined": kept}
         record_property(PROPERTY, row)
         try:
-            report.check(duplicates=duplicates, recovery=recovery, lateness=lateness)
+            report.check(duplicates, concurrent, recovery, lateness)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{fleet.complaints()}") from error
         return report

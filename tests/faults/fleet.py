@@ -15,7 +15,7 @@ import attrs
 
 from kern import Kern
 from kern.contracts.transport import Quarantined, QueueDepth, TransportCapability
-from kern.message import Publication
+from kern.message import Message, Publication
 from kern_testing import crash
 from kern_testing.ledger import END, START, Ledger, Report, read
 from kern_testing.waiting import eventually
@@ -50,8 +50,12 @@ app = Kern("faults")
 
 class Bookkeeper:
     @hookimpl
+    def kern_worker_stopping(self, worker, signal):
+        record(WORKERS, "stopping", worker.id, signal=signal)
+
+    @hookimpl
     def kern_worker_stopped(self, worker):
-        record(WORKERS, "stopped", worker.id, fenced=worker.flow.fenced if worker.flow else 0, totals=worker.totals)
+        record(WORKERS, "stopped", worker.id, fenced=worker.flow.fenced if worker.flow else 0)
 
 
 app.register(Bookkeeper())
@@ -71,6 +75,12 @@ def hold(self, until):
         while not (PLACE / until).exists():
             time.sleep(0.01)
     return self.request.id
+
+
+@app.task(bind=True)
+def echo(self, text):
+    with running(LEDGER, self.request.id):
+        return len(text)
 
 
 @app.task(bind=True)
@@ -103,6 +113,14 @@ def awkward(self):
 def rationed(self):
     with running(LEDGER, self.request.id):
         pass
+
+
+@app.task(ignore_result=True)
+def count():
+    """One byte for each run: for more runs than a synced line each."""
+    descriptor = os.open(PLACE / "count", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(descriptor, b".")
+    os.close(descriptor)
 
 
 @app.task(bind=True)
@@ -184,18 +202,20 @@ class Fleet:
 
     :param folder: empty; for project, ledger and logs.
     :param broker: URL.
-    :param results: URL of the result store; ``None``: the broker's.
+    :param results: URL of the result store; ``None``: it is the broker's database, and both are written in one step.
     :param settings: further settings of every process, by name.
     """
 
     def __init__(self, folder: Path, broker: str, results: str | None = None, **settings: Any) -> None:
         self.folder = folder
-        self.broker, self.results = broker, results
+        self.broker, self.results = broker, results or f"db+{broker}"
         self.settings = settings
         self.ledger = Ledger(folder)
         (folder / "project.py").write_text(PROJECT)
         (folder / "newer.py").write_text(NEWER)
         self.app = self._make_app()
+        #: Ids of calls that the scenario has deleted.
+        self.cancelled: list[str] = []
         self._processes: list[Process] = []
 
     def _make_app(self) -> Kern:
@@ -235,7 +255,7 @@ class Fleet:
             "PYTHONPATH": os.pathsep.join((str(ROOT), str(self.folder))),
             "KERN_TEST_PLACE": str(self.folder),
             "KERN_BROKER_URL": self.broker,
-            **({} if self.results is None else {"KERN_RESULT_BACKEND": self.results}),
+            "KERN_RESULT_BACKEND": self.results,
             **{f"KERN_{name.upper()}": str(value) for name, value in merged.items()},
             **more,
         }
@@ -264,17 +284,20 @@ class Fleet:
     # -- work
 
     def publish(self, task: str, *args: Any, count: int = 1, due: float | None = None, **options: Any) -> list[str]:
-        """Publish *count* calls of a task of the project; their ids."""
+        """Publish *count* calls of a task of the project, or of one with its full name; their ids."""
+        name = task if "." in task else f"project.{task}"
         task_ids = [str(uuid.uuid4()) for _ in range(count)]
-        calls = [self.app.signature(f"project.{task}", args=args, task_id=task_id) for task_id in task_ids]
+        calls = [self.app.signature(name, args=args, task_id=task_id) for task_id in task_ids]
         with self.ledger.publishing(*task_ids, due=due):
             self.app.send_many(calls, **options)
         return task_ids
 
-    def publish_raw(self, publications: Sequence[Publication]) -> None:
+    def publish_raw(self, *messages: Message, due: float | None = None) -> None:
         """Hand messages to the broker as they are, and see that it takes them."""
-        answers = self.ask(lambda port: port.publish(publications))
-        assert answers == [None] * len(publications)
+        self.declare()
+        publications = [Publication(message, "", QUEUE) for message in messages]
+        with self.ledger.publishing(*[message.task_id for message in messages if message.task_id], due=due):
+            assert self.ask(lambda port: port.publish(publications)) == [None] * len(publications)
 
     def ask(self, command: Callable[[Any], Any]) -> Any:
         """Give the broker one command."""
@@ -296,6 +319,10 @@ class Fleet:
         assert TransportCapability.PRESENCE in port.capabilities
         return {presence.facts["pid"] for presence in self.ask(lambda port: port.presence())}
 
+    def told(self, what: str) -> list[Mapping[str, Any]]:
+        """What workers have noted of themselves: ``stopping`` and ``stopped``."""
+        return [entry for entry in read(self.folder / "workers.jsonl") if entry["what"] == what]
+
     def started(self) -> list[str]:
         """Ids in the order in which they were started, each time."""
         return [entry["id"] for entry in read(self.ledger.executions) if entry["what"] == START]
@@ -303,6 +330,11 @@ class Fleet:
     def ended(self) -> list[str]:
         """Ids in the order in which they ended, each time."""
         return [entry["id"] for entry in read(self.ledger.executions) if entry["what"] == END]
+
+    def counted(self) -> int:
+        """How often the task ``count`` has run."""
+        path = self.folder / "count"
+        return path.stat().st_size if path.exists() else 0
 
     def until_started(self, task_ids: Iterable[str], times: int = 1) -> None:
         """Wait until each has been started so many times."""
@@ -333,17 +365,17 @@ class Fleet:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.depths()}\n{self.complaints()}") from error
 
-    def report(self, healed_at: float | None = None, cancelled: Iterable[str] = ()) -> Report:
+    def report(self, healed_at: float | None = None) -> Report:
         """The account, once all is quiet."""
         processes = sum(process.running for process in self._processes)
         kept = [entry.message.task_id for entry in self.quarantined() if entry.message is not None]
-        stopped = read(self.folder / "workers.jsonl")
+        fenced = sum(entry["fenced"] for entry in self.told("stopped"))
         return self.ledger.report(
             quarantined=[task_id for task_id in kept if task_id],
-            cancelled=list(cancelled),
+            cancelled=self.cancelled,
             depths=self.depths(),
             residue={"processes": processes},
-            fenced=sum(entry["fenced"] for entry in stopped),
+            fenced=fenced,
             healed_at=healed_at,
         )
 
@@ -355,14 +387,17 @@ class Fleets:
     folder: Path
     made: list[Fleet] = attrs.field(factory=list)
 
-    def __call__(self, broker: str | None = None, apart: bool = False, **settings: Any) -> Fleet:
+    def __call__(
+        self, broker: str | None = None, results: str | None = None, apart: bool = False, **settings: Any
+    ) -> Fleet:
         """A fleet on *broker*; on an SQLite file of its own when none is given.
 
-        :param apart: results are in another database, and never written in one step with the broker's.
+        :param apart: results are in another file, and never written in one step with the broker's.
         """
         folder = self.folder / f"fleet-{len(self.made)}"
         folder.mkdir()
-        results = f"db+sqlite:///{folder / 'results.db'}" if apart else None
+        if apart:
+            results = f"db+sqlite:///{folder / 'results.db'}"
         fleet = Fleet(folder, broker or f"sqlite:///{folder / 'broker.db'}", results, **settings)
         self.made.append(fleet)
         return fleet

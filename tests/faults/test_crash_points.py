@@ -8,7 +8,7 @@ import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from tests.faults.fleet import QUEUE, RECOVERY, Balance, Fleet, Fleets
+from tests.faults.fleet import RECOVERY, Balance, Fleet, Fleets
 
 from kern import seams
 from kern_testing import crash, make
@@ -78,12 +78,10 @@ def test_a_worker_killed_between_result_and_release_does_not_run_the_task_again(
 
 def test_a_worker_killed_while_it_parks_loses_nothing(fleet: Fleet, balance: Balance, chance: random.Random) -> None:
     """A message with a due time of a client that cannot tell the broker: the worker parks it."""
-    fleet.declare()
     due = datetime.now(UTC) + timedelta(seconds=2.5)
     eta = {"eta": due.isoformat()}
-    calls = [make.publication(QUEUE, task="project.step", headers=eta) for _ in range(CALLS)]
-    with fleet.ledger.publishing(*[call.task_id for call in calls], due=due.timestamp()):
-        fleet.publish_raw(calls)
+    calls = [make.message(task="project.step", headers=eta) for _ in range(CALLS)]
+    fleet.publish_raw(*calls, due=due.timestamp())
     fleet.crashing_worker("parking", 1).died()
     take_over(fleet, time.monotonic(), balance, "F03/F04 killed while `parking`", 0)
 

@@ -84,7 +84,7 @@ test: $(WORKSPACE) $(CELERY) servers
 	$(PYTEST) $(ARGS)
 
 faults: $(WORKSPACE) $(CELERY) servers
-	$(PYTEST) tests/faults --seeds $(SEEDS) $(ARGS)
+	$(PYTEST) tests/faults --seeds $(SEEDS) --faults-table docs/reference/faults.md $(ARGS)
 
 check: $(WORKSPACE) .venv/.installed-docs
 	$(BIN)/ruff format --check .

@@ -31,11 +31,6 @@ ASKING_SHARE = 0.05
 BUSY_SHARE = 0.2
 #: Seconds between two looks where results are announced, for those of a Celery.
 ASK_ANYWAY = 0.5
-#: Seconds between two looks at a file where nothing is expected: a descriptor may be silent for reasons we do not know.
-LOOK_ANYWAY = 1.0
-#: Seconds for which a write to the file may go on before it is committed, and between two looks meanwhile.
-COMMITTING = 0.01
-LOOK_AGAIN = 0.0005
 #: New rows that are looked at one by one, beside twice as many as are waited for; more, and the ids are asked for.
 FEW = 500
 
@@ -82,8 +77,6 @@ class FileWaiting(Waiting):
         self._newest = 0
         #: Ids of which a row is there that is not final.
         self._on_the_way: set[str] = set()
-        #: Monotonic time until which a write that was seen may yet be committed.
-        self._committing_until = 0.0
 
     def opened(self) -> None:
         self.close()
@@ -98,7 +91,7 @@ class FileWaiting(Waiting):
         return self._watch.fileno() if self._watch is not None else None
 
     def look_anyway(self) -> float | None:
-        return LOOK_AGAIN if time.monotonic() < self._committing_until else LOOK_ANYWAY
+        return self._watch.look_again() if self._watch is not None else None
 
     def wrote(self) -> None:
         # Own changes leave the version alone.
@@ -114,14 +107,11 @@ class FileWaiting(Waiting):
         assert isinstance(connection, SqliteConnection)
         if self._watch is None:
             self._watch = connection.watch()
-        written = self._watch is not None and self._watch.drain()
+        if self._watch is not None:
+            self._watch.drain()
         version = connection.version()
         if version == self._version:
-            if written:
-                # The log is written to before a commit is to be seen.
-                self._committing_until = time.monotonic() + COMMITTING
             return []
-        self._committing_until = 0.0
         newest = int(connection.value(statements.newest) or 0)
         wanted: Iterable[str] = watched
         if self._version is not None and newest - self._newest <= 2 * len(watched) + FEW:

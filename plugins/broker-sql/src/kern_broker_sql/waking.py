@@ -39,9 +39,6 @@ TELL_AGAIN = 0.25
 #: something was found that may pass between two.
 ASKING = (0.002, 0.05)
 ASKING_SHARE = 0.05
-#: Seconds for which a write to the file may go on before it is committed, and between two looks meanwhile.
-COMMITTING = 0.01
-LOOK_AGAIN = 0.0005
 #: Seconds between two looks where nothing is expected: a descriptor may be silent for reasons we do not know.
 LOOK_ANYWAY = 1.0
 
@@ -152,8 +149,6 @@ class FileWaking(Waking):
         self._version: int | None = None
         #: Something may have come that nobody looked at.
         self._changed = False
-        #: Monotonic time until which a write that was seen may yet be committed.
-        self._committing_until = 0.0
 
     def opened(self, connection: Connection) -> None:
         super().opened(connection)
@@ -174,10 +169,8 @@ class FileWaking(Waking):
         return self._watch.fileno() if self._watch is not None else None
 
     def look_anyway(self) -> float | None:
-        now = time.monotonic()
-        if now < self._committing_until:
-            return LOOK_AGAIN
-        return max(LOOK_AGAIN, min(LOOK_ANYWAY, self._tell_at - now)) if self._changed else LOOK_ANYWAY
+        again = self._watch.look_again() if self._watch is not None else LOOK_ANYWAY
+        return max(0.0, min(again, self._tell_at - time.monotonic())) if self._changed else again
 
     def wrote(self) -> None:
         # Own changes leave the version alone.
@@ -185,14 +178,11 @@ class FileWaking(Waking):
 
     def collect(self, connection: Connection) -> list[TransportEvent]:
         assert isinstance(connection, SqliteConnection)
-        written = self._watch is not None and self._watch.drain()
+        if self._watch is not None:
+            self._watch.drain()
         version = connection.version()
         if version != self._version:
             self._version, self._changed = version, True
-            self._committing_until = 0.0
-        elif written:
-            # The log is written to before a commit is to be seen.
-            self._committing_until = time.monotonic() + COMMITTING
         if not self._changed:
             return []
         events = self._new_broadcasts(connection) if self.topics else []

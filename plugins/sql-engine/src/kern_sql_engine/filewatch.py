@@ -10,9 +10,18 @@ import contextlib
 import ctypes
 import os
 import sys
+import time
 
 #: ``IN_MODIFY``, ``IN_NONBLOCK`` and ``IN_CLOEXEC`` of ``<sys/inotify.h>``; the latter two are those of ``open``.
 _MODIFIED = 0x00000002
+
+
+#: Seconds between two looks after a write was seen: the shortest, and the share of the time since then.
+LOOK_AGAIN = 0.0005
+LOOK_SHARE = 0.1
+#: Seconds after a write for which it may yet be committed, and between two looks where nothing is expected: a
+#: descriptor may be silent for reasons we do not know.
+LOOK_ANYWAY = 1.0
 
 
 class FileWatch:
@@ -20,17 +29,25 @@ class FileWatch:
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
+        # What was written before anybody watched may not be committed yet.
+        self._written_at = time.monotonic()
 
     def fileno(self) -> int:
         return self._descriptor
 
-    def drain(self) -> bool:
-        """Forget what was written so far; whether anything was."""
+    def drain(self) -> None:
+        """Take note of what was written so far. It may be some time before it is committed."""
         found = False
         with contextlib.suppress(BlockingIOError):
             while os.read(self._descriptor, 65_536):
                 found = True
-        return found
+        if found:
+            self._written_at = time.monotonic()
+
+    def look_again(self) -> float:
+        """Seconds after which to look although the descriptor is silent."""
+        since = time.monotonic() - self._written_at
+        return max(LOOK_AGAIN, LOOK_SHARE * since) if since < LOOK_ANYWAY else LOOK_ANYWAY
 
     def close(self) -> None:
         """Safe twice."""

@@ -60,14 +60,15 @@ class SharedTasks:
     def __init__(self) -> None:
         self._definitions: list[SharedTask] = []
         self._apps: weakref.WeakSet[Kern] = weakref.WeakSet()
+        self._closed: weakref.WeakSet[Kern] = weakref.WeakSet()
 
     def adopt(self, app: Kern) -> None:
         """*app* is there from now on."""
         self._apps.add(app)
 
     def release(self, app: Kern) -> None:
-        """*app* was closed: it still has its tasks, but is not the one that is meant where none is named."""
-        self._apps.discard(app)
+        """*app* was closed: it still has its tasks, but another that is open is rather meant where none is named."""
+        self._closed.add(app)
 
     def add(self, definition: SharedTask) -> None:
         """A task of every application, also of those that have all others already."""
@@ -81,17 +82,20 @@ class SharedTasks:
         for definition in list(self._definitions):
             definition.define_on(app)
 
+    def _meant(self) -> list[Kern]:
+        return [app for app in self._apps if app not in self._closed] or list(self._apps)
+
     def only_app(self, name: str) -> Kern:
         """The application, where there is one.
 
         :raises ImproperlyConfigured: there is none, or more than one.
         """
-        apps = list(self._apps)
+        apps = self._meant()
         if len(apps) > 1:
             # One that nobody has any more may be waiting for the collector.
             del apps
             gc.collect()
-            apps = list(self._apps)
+            apps = self._meant()
         if len(apps) == 1:
             return apps[0]
         if not apps:

@@ -22,6 +22,7 @@ def _own_list(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What these tests define is not there for others, nor do others' applications count here."""
     monkeypatch.setattr(shared_tasks, "_definitions", [])
     monkeypatch.setattr(shared_tasks, "_apps", weakref.WeakSet())
+    monkeypatch.setattr(shared_tasks, "_closed", weakref.WeakSet())
     yield
     gc.collect()
 
@@ -75,6 +76,12 @@ def test_with_several_applications_it_says_which_way_to_go(make_bench: Callable[
     second.app.close()
     assert task.name == f"{__name__}.greet"  # type: ignore[comparison-overlap]
     assert first.app.tasks[task.name]
+
+
+def test_an_application_that_was_closed_and_is_used_again_is_still_the_only_one(app: Kern) -> None:
+    task = shared_task(greet)
+    app.close()
+    assert task.delay("you").id
 
 
 def test_an_application_that_nobody_has_any_more_does_not_count() -> None:

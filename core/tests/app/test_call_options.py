@@ -132,7 +132,7 @@ ELSEWHERE = {
 }
 
 
-@pytest.mark.parametrize(("options", "shown", "expected"), SHOWN, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("options", "shown", "expected"), SHOWN, ids=[str(case[0])[:60] for case in SHOWN])
 def test_it_shows_in_the_message(
     bench: Bench, task: Task[..., Any], options: dict[str, Any], shown: Callable[[Message], Any], expected: Any
 ) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import InitErrorDetails
 
 from kern.log import get_logger
 
@@ -29,6 +30,8 @@ class Models:
     parameters: Mapping[str, tuple[type[BaseModel], bool]]
     result: type | None
     signature: inspect.Signature
+    #: Names of parameters whose values are not to be shown.
+    sensitive: frozenset[str]
     strict: bool
     context: Mapping[str, Any]
     dump_kwargs: Mapping[str, Any]
@@ -48,6 +51,7 @@ class Models:
             },
             result if isinstance(result, type) else None,
             signature,
+            frozenset(task.sensitive),
             bool(getattr(task, "pydantic_strict", False)),
             {
                 **(getattr(task, "pydantic_context", None) or {}),
@@ -97,7 +101,7 @@ class Models:
         return value
 
     def _each(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], convert: Callable[[type[BaseModel], Any], Any]
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], convert: Callable[[str, type[BaseModel], Any], Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if not self.parameters:
             return args, kwargs
@@ -106,18 +110,25 @@ class Models:
             if name not in bound.arguments:
                 continue
             value, kind = bound.arguments[name], self.signature.parameters[name].kind
+            converted = functools.partial(convert, name, model)
             if kind is inspect.Parameter.VAR_POSITIONAL:
-                bound.arguments[name] = tuple(convert(model, item) for item in value)
+                bound.arguments[name] = tuple(converted(item) for item in value)
             elif kind is inspect.Parameter.VAR_KEYWORD:
-                bound.arguments[name] = {key: convert(model, item) for key, item in value.items()}
+                bound.arguments[name] = {key: converted(item) for key, item in value.items()}
             elif value is not None or not may_be_none:
-                bound.arguments[name] = convert(model, value)
+                bound.arguments[name] = converted(value)
         return bound.args, bound.kwargs
 
-    def _validated(self, model: type[BaseModel], value: Any) -> BaseModel:
-        return model.model_validate(value, strict=self.strict, context=dict(self.context))
+    def _validated(self, name: str, model: type[BaseModel], value: Any) -> BaseModel:
+        try:
+            return model.model_validate(value, strict=self.strict, context=dict(self.context))
+        except ValidationError as error:
+            problem = without_input(error) if name in self.sensitive else error
+            # An exception travels as its class and arguments; without any, nobody would read what is wrong.
+            problem.args = (str(problem),)
+            raise problem from None
 
-    def _dumped(self, model: type[BaseModel], value: Any) -> Any:
+    def _dumped(self, name: str, model: type[BaseModel], value: Any) -> Any:
         if not isinstance(value, BaseModel):
             return value
         # Strict validation wants a date for a date, which data in JSON's own types does not have.
@@ -125,7 +136,7 @@ class Models:
         for mode in modes:
             try:
                 data = value.model_dump(mode=mode)
-                if self._validated(model, data) == value:
+                if self._validated(name, model, data) == value:
                     return data
             except (ValidationError, ValueError, TypeError):
                 continue
@@ -136,18 +147,18 @@ def resolved_annotations(run: Callable[..., Any], task: str) -> dict[str, Any]:
     """The annotations of a function, as far as they can be resolved."""
     try:
         return typing.get_type_hints(run)
-    except (NameError, AttributeError, TypeError):
+    except (NameError, AttributeError, TypeError, SyntaxError):
         pass
     function: Any = inspect.unwrap(getattr(run, "__func__", run))
     known = {**function.__globals__, **inspect.getclosurevars(function).nonlocals}
     found = {}
     for name, annotation in function.__annotations__.items():
-        if isinstance(annotation, str):
-            try:
+        try:
+            while isinstance(annotation, str):
                 annotation = eval(annotation, known)
-            except (NameError, AttributeError, TypeError, SyntaxError) as error:
-                logger.warning("annotation not understood, no model", task=task, parameter=name, error=str(error))
-                continue
+        except (NameError, AttributeError, TypeError, SyntaxError) as error:
+            logger.warning("annotation not understood, no model", task=task, parameter=name, error=str(error))
+            continue
         found[name] = annotation
     return found
 
@@ -160,6 +171,15 @@ def unwrapped(annotation: Any) -> tuple[Any, bool]:
         if len(members) == 2 and len(others) == 1:
             return others[0], True
     return annotation, False
+
+
+def without_input(error: ValidationError) -> ValidationError:
+    """The same error, saying what is wrong and not what was given."""
+    details = [
+        InitErrorDetails(type=line["type"], loc=line["loc"], input=None, ctx=line.get("ctx", {}))
+        for line in error.errors(include_url=False)
+    ]
+    return ValidationError.from_exception_data(error.title, details, hide_input=True)
 
 
 def is_model(annotation: Any) -> bool:

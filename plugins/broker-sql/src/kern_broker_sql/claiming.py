@@ -51,6 +51,7 @@ class Claiming:
             f"SELECT 1 FROM kern_message WHERE state = {LEASED} AND leased_until <= {{now}} LIMIT 1"
         )
         self._all_leased = sql(f"SELECT id, queue FROM kern_message WHERE state = {LEASED} LIMIT {BATCH} {{skip}}")
+        self._leased = sql(f"SELECT COUNT(*) FROM kern_message WHERE state = {LEASED}")
         # The count goes first: MySQL assigns from left to right.
         ended = f"state = {READY}, token = NULL, owner = NULL, leased_until = NULL, redelivered = 1"
         self._bury = sql(
@@ -84,7 +85,15 @@ class Claiming:
 
     def anything(self, connection: Connection, queues: Iterable[str]) -> bool:
         """Whether a claim has anything to do, or an expired lease is to be handed back. Locks nothing."""
-        return bool(self.ready(connection, queues)) or bool(connection.rows(self._any_expired))
+        return bool(self.ready(connection, queues)) or self.expired(connection)
+
+    def expired(self, connection: Connection) -> bool:
+        """Whether a lease has expired. Locks nothing."""
+        return bool(connection.rows(self._any_expired))
+
+    def leased(self, connection: Connection) -> int:
+        """How many messages are leased."""
+        return int(connection.value(self._leased))
 
     # -- taking
 

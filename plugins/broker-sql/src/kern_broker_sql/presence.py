@@ -31,6 +31,7 @@ class Presences:
             "WHERE last_beat + lasts >= {now} ORDER BY hostname, id"
         )
         self._delete = sql("DELETE FROM kern_presence WHERE id = ?")
+        self._outdated = sql(f"SELECT 1 FROM kern_presence WHERE last_beat < {{now}} - {FORGET_AFTER} LIMIT 1")
         self._sweep = sql(f"DELETE FROM kern_presence WHERE last_beat < {{now}} - {FORGET_AFTER}")
 
     def announce(self, connection: Connection, owner: Owner, queues: Sequence[str], facts: Mapping[str, Any]) -> None:
@@ -50,7 +51,12 @@ class Presences:
     def leave(self, connection: Connection, owner: Owner) -> None:
         connection.run(self._delete, (owner.id,))
 
+    def outdated(self, connection: Connection) -> bool:
+        """Whether :meth:`sweep` has anything to do. Locks nothing."""
+        return bool(connection.rows(self._outdated))
+
     def sweep(self, connection: Connection) -> None:
+        """Delete what workers left that fell silent long ago."""
         connection.run(self._sweep)
 
 

@@ -42,9 +42,9 @@ class Routing:
         )
         self._names = sql("SELECT name FROM kern_queue UNION SELECT queue FROM kern_message ORDER BY 1")
         self._used = sql("UPDATE kern_queue SET used_at = {now} WHERE idle_limit IS NOT NULL AND name {in}")
-        self._unused = sql(
-            "SELECT name FROM kern_queue WHERE idle_limit IS NOT NULL AND used_at + idle_limit < {now} {skip}"
-        )
+        unused = "FROM kern_queue WHERE idle_limit IS NOT NULL AND used_at + idle_limit < {now}"
+        self._any_unused = sql(f"SELECT 1 {unused} LIMIT 1")
+        self._unused = sql(f"SELECT name {unused} {{skip}}")
         self._leased = sql(f"SELECT DISTINCT queue FROM kern_message WHERE state = {LEASED} AND queue {{in}}")
         self._forget_queues = sql("DELETE FROM kern_queue WHERE name {in}")
         self._forget_bindings = sql("DELETE FROM kern_binding WHERE queue {in}")
@@ -104,6 +104,10 @@ class Routing:
         """These queues have a consumer."""
         if queues:
             statements.run(self._used, (self._values(sorted(queues)),))
+
+    def unused(self, statements: Statements) -> bool:
+        """Whether :meth:`sweep` has anything to do. Locks nothing."""
+        return bool(statements.rows(self._any_unused))
 
     def sweep(self, statements: Statements) -> None:
         """Delete queues that were to vanish with their consumer; one with a lease goes when that has ended."""

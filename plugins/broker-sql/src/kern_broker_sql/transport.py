@@ -33,7 +33,7 @@ from kern.delivery import Delivery
 from kern.errors import ImproperlyConfigured, KernError, PublishRefused, PublishUnknown, TransportError
 from kern.message import Message, Publication
 from kern.queues import QueueSpec
-from kern_broker_sql.claiming import Claiming
+from kern_broker_sql.claiming import BATCH, Claiming
 from kern_broker_sql.messages import Insert, Messages, prepare
 from kern_broker_sql.presence import LASTS, Broadcasts, Presences
 from kern_broker_sql.quarantine import Quarantining
@@ -254,13 +254,19 @@ class SqlTransport(BlockingTransport):
                 found = self._claiming.recover(connection, everything)
                 if found:
                     self._waking.announce(connection, set(found.values()))
-                else:
-                    self._presences.sweep(connection)
-                    self._routing.sweep(connection)
                 return len(found)
 
-            while found := self._transaction(connection, step):
-                count += found
+            def sweep() -> None:
+                self._presences.sweep(connection)
+                self._routing.sweep(connection)
+
+            # First without a lock, which would keep others from writing: mostly there is nothing to do.
+            if everything or self._claiming.expired(connection):
+                # Bounded, for live workers may take new leases faster than all are handed back.
+                for _ in range(2 + self._claiming.leased(connection) // BATCH):
+                    count += self._transaction(connection, step)
+            if self._presences.outdated(connection) or self._routing.unused(connection):
+                self._transaction(connection, sweep)
         self._waking.wrote()
         return count
 

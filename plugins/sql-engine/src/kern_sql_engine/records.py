@@ -36,16 +36,18 @@ LOOK_EVERY = 0.25
 #: Seconds between two looks where changes are announced, for those written by who cannot announce.
 LOOK_ANYWAY = 5.0
 CHANNEL = "kern_record"
+#: The share of writes that delete what has expired, of whatever kind.
+SWEEP_SHARE = 0.01
 #: Attempts for a transaction that the database undid in favour of another.
 ATTEMPTS = 5
 
 
 def tables(connection: Connection) -> MetaData:
     """The table ``kern_record``."""
-    from sqlalchemy import BigInteger, Column, Double, MetaData, Table
+    from sqlalchemy import BigInteger, Column, Double, Index, MetaData, Table
 
     made = MetaData()
-    Table(
+    record = Table(
         "kern_record",
         made,
         Column("kind", schema.name_type(connection), primary_key=True),
@@ -54,6 +56,7 @@ def tables(connection: Connection) -> MetaData:
         Column("version", BigInteger, nullable=False),
         Column("expires", Double),
     )
+    Index("kern_record_expires", record.c.expires)
     return made
 
 
@@ -82,7 +85,7 @@ class _Sql:
             f"WHERE kind = ? AND name >= ? AND {alive} ORDER BY name"
         )
         self.versions = sql(f"SELECT name, version FROM kern_record WHERE kind = ? AND {alive}")
-        self.sweep = sql("DELETE FROM kern_record WHERE kind = ? AND expires <= {now}")
+        self.sweep = sql("DELETE FROM kern_record WHERE expires <= {now}")
         self.notify = sql("SELECT pg_notify(?, ?)")
 
 
@@ -110,7 +113,6 @@ class SqlRecords(Records):
 
     def scan(self, kind: str, prefix: str = "") -> Iterator[Record]:
         with self._connection() as connection:
-            connection.run(self._sql.sweep, (kind,))
             found = connection.rows(self._sql.scan, (kind, prefix))
         records = [
             Record(kind, name, bytes(content), int(version), expires)
@@ -201,6 +203,8 @@ class SqlRecords(Records):
     def _write(self, kind: str, key: str, write: Callable[[Connection], T]) -> T:
         _check_names(kind, key)
         with self._connection() as connection:
+            if random.random() < SWEEP_SHARE:
+                connection.run(self._sql.sweep)
             for attempt in range(ATTEMPTS):
                 try:
                     with connection.transaction():

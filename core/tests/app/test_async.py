@@ -60,7 +60,7 @@ class TestInAThread:
 
         async def beside() -> None:
             try:
-                await asyncio.sleep(60)
+                await asyncio.sleep(60)  # the task's own duration
             finally:
                 ended.append("beside")
 
@@ -156,7 +156,7 @@ class TestInterruptions:
             try:
                 while True:
                     begun.set()
-                    await asyncio.sleep(0.001)
+                    await asyncio.sleep(0.001)  # the task's own duration
             except SoftTimeLimitExceeded:
                 await asyncio.sleep(0)
                 return "cleaned up"
@@ -167,14 +167,17 @@ class TestInterruptions:
         async def body(begun: threading.Event) -> None:
             while True:
                 begun.set()
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0.001)  # the task's own duration
 
         assert isinstance(self.interrupted(body), SoftTimeLimitExceeded)
 
     def test_on_a_running_loop_a_cancellation_may_stand_for_one(self, bench: Bench) -> None:
+        begun = asyncio.Event()
+
         async def body() -> str:
             try:
-                await asyncio.sleep(60)
+                begun.set()
+                await asyncio.sleep(60)  # the task's own duration
             except SoftTimeLimitExceeded:
                 async with asyncio.timeout(60):  # the cancellation is over and done with
                     await asyncio.sleep(0)
@@ -188,7 +191,7 @@ class TestInterruptions:
         async def main() -> Any:
             interruptions: list[BaseException] = []
             running = asyncio.ensure_future(runner.arun(request, interruptions))
-            await asyncio.sleep(0.01)
+            await begun.wait()
             interruptions.append(SoftTimeLimitExceeded())
             running.cancel()
             return await running
@@ -199,7 +202,7 @@ class TestInterruptions:
     def test_a_cancellation_of_its_own_is_one(self) -> None:
         async def body() -> str:
             try:
-                await asyncio.sleep(60)
+                await asyncio.sleep(60)  # the task's own duration
             except asyncio.CancelledError:
                 return "cancelled"
             return "never"
@@ -222,7 +225,7 @@ class TestOnALoop:
             nonlocal together, most
             together += 1
             most = max(most, together)
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # the task's own duration
             together -= 1
             return number, self.request.id
 

@@ -234,7 +234,7 @@ class TestUnknown:
                 nonlocal ticks
                 while True:
                     ticks += 1
-                    await asyncio.sleep(0.005)
+                    await asyncio.sleep(0)
 
             ticking = asyncio.ensure_future(tick())
             with pytest.raises(PublishUnknown):

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import InitErrorDetails
 
 from kern.log import get_logger
 
@@ -175,8 +174,8 @@ def unwrapped(annotation: Any) -> tuple[Any, bool]:
 
 def without_input(error: ValidationError) -> ValidationError:
     """The same error, saying what is wrong and not what was given."""
-    details = [
-        InitErrorDetails(type=line["type"], loc=line["loc"], input=None, ctx=line.get("ctx", {}))
+    details: list[Any] = [
+        {"type": line["type"], "loc": line["loc"], "input": None, "ctx": line.get("ctx", {})}
         for line in error.errors(include_url=False)
     ]
     return ValidationError.from_exception_data(error.title, details, hide_input=True)

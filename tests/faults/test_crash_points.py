@@ -5,13 +5,12 @@ from __future__ import annotations
 import random
 import signal
 import time
-from datetime import UTC, datetime, timedelta
 
 import pytest
 from tests.faults.fleet import RECOVERY, Balance, Fleet, Fleets
 
 from kern import seams
-from kern_testing import crash, make
+from kern_testing import crash
 
 CALLS = 6
 
@@ -36,9 +35,11 @@ def test_every_seam_has_its_scenario() -> None:
     assert {*DUPLICATES, *ELSEWHERE} == set(seams.NAMES)
 
 
-def take_over(fleet: Fleet, victim_died: float, balance: Balance, scenario: str, duplicates: int) -> None:
+def take_over(
+    fleet: Fleet, victim_died: float, balance: Balance, scenario: str, duplicates: int, app: str = "project:app"
+) -> None:
     """Another worker does what is left, once the lease of the dead has ended."""
-    rescuer = fleet.worker()
+    rescuer = fleet.worker(app=app)
     fleet.drain()
     fleet.stop(rescuer)
     balance(fleet, scenario, duplicates, victim_died, RECOVERY)
@@ -77,13 +78,10 @@ def test_a_worker_killed_between_result_and_release_does_not_run_the_task_again(
 
 
 def test_a_worker_killed_while_it_parks_loses_nothing(fleet: Fleet, balance: Balance, chance: random.Random) -> None:
-    """A message with a due time of a client that cannot tell the broker: the worker parks it."""
-    due = datetime.now(UTC) + timedelta(seconds=2.5)
-    eta = {"eta": due.isoformat()}
-    calls = [make.message(task="project.step", headers=eta) for _ in range(CALLS)]
-    fleet.publish_raw(*calls, due=due.timestamp())
-    fleet.crashing_worker("parking", 1).died()
-    take_over(fleet, time.monotonic(), balance, "F03/F04 killed while `parking`", 0)
+    """It does not know the task; the next worker does."""
+    fleet.publish("newer.newcomer", count=CALLS)
+    fleet.crashing_worker("parking", chance.randint(1, 2)).died()
+    take_over(fleet, time.monotonic(), balance, "F03/F04 killed while `parking`", 0, app="newer:app")
 
 
 def test_a_worker_killed_while_it_hands_back_loses_nothing(fleet: Fleet, balance: Balance) -> None:

@@ -556,6 +556,35 @@ def test_released_and_not_started_is_put_back_by_a_stop(bench: Any) -> None:
     eventually(lambda: sorted(ran) == [0, 1, 2, 3, 4])
 
 
+@pytest.mark.parametrize("blocks", [False, True])
+def test_released_and_interrupted_is_a_failure_and_does_not_run_again(bench: Any, blocks: bool) -> None:
+    """At most once: what had begun when the worker stopped is not put back, and its caller is told."""
+    begun, go_on = threading.Event(), threading.Event()
+    ran: list[int] = []
+
+    @bench.app.task(acks_late=False)
+    def note() -> None:
+        ran.append(1)
+        begun.set()
+        if blocks:
+            go_on.wait(10)
+        while not go_on.is_set():
+            time.sleep(0.002)
+
+    bench.app.conf.worker_soft_shutdown_timeout = 0.1
+    result = note.delay()
+    running = bench.worker()
+    assert begun.wait(5)
+    running.worker.stop()
+    eventually(lambda: not running.alive)
+    go_on.set()
+    with pytest.raises(Exception, match="acks_late is off") as caught:
+        result.get(timeout=5)
+    assert type(caught.value).__name__ == "WorkerLostError"
+    bench.worker()
+    throughout(lambda: ran == [1], 0.1)
+
+
 def test_whoever_lost_the_lease_before_its_release_does_not_run_it(bench: Any) -> None:
     """Somebody else has it."""
     ran: list[int] = []

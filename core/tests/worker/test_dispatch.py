@@ -351,8 +351,7 @@ def coroner(bench: Any, **options: Any) -> tuple[Coroner, InFlight]:
 def dispose(bench: Any, death: Died, interrupted: bool = False, **options: Any) -> Outcome:
     made, entry = coroner(bench, **options)
     entry.interrupted = interrupted
-    assert entry.request is not None
-    return made.outcome(entry, entry.request, death)
+    return made.outcome(entry, death)
 
 
 @pytest.mark.parametrize(
@@ -389,5 +388,4 @@ def test_a_released_message_needs_no_disposition(bench: Any) -> None:
     """A failure of what was released says Release, whatever else is configured."""
     made, entry = coroner(bench)
     entry.released = True
-    assert entry.request is not None
-    assert made.outcome(entry, entry.request, Died("receipt", {})).disposition == Release()
+    assert made.outcome(entry, Died("receipt", {})).disposition == Release()

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -116,3 +120,64 @@ def test_a_service_that_does_not_stop_does_not_keep_the_worker(
     bench.app.register(Offering(Clinging()))
     bench.worker().stop()
     assert "service='clinging'" in caplog.text
+
+
+PLUGIN = """
+from kern import hookimpl
+from kern.contracts.service import Service
+
+KERN_API = 1
+greetings = {}
+
+
+@hookimpl
+def kern_options(command):
+    import click
+
+    return [click.Option(["--greet"], help="Whom to greet.")] if command == "worker" else []
+
+
+@hookimpl
+def kern_command_options(app, command, options):
+    greetings[app] = options.get("greet")
+
+
+class Greeter(Service):
+    name = "greeter"
+
+    def __init__(self, greeting):
+        self.greeting = greeting
+
+    async def start(self, worker):
+        print("hello", self.greeting, "from", worker.hostname, flush=True)
+        worker.stop()
+
+    async def stop(self):
+        print("bye", self.greeting, flush=True)
+
+
+@hookimpl
+def kern_services(app):
+    return [Greeter(greetings[app])] if greetings.get(app) else []
+"""
+
+
+def test_options_of_a_plugin_reach_its_service(tmp_path: Path) -> None:
+    """What the user gives to ``kern worker`` behind a plugin's option is there when its services are made."""
+    (tmp_path / "greeter.py").write_text(PLUGIN)
+    distribution = tmp_path / "greeter-1.dist-info"
+    distribution.mkdir()
+    (distribution / "METADATA").write_text("Metadata-Version: 2.1\nName: greeter\nVersion: 1\n")
+    (distribution / "entry_points.txt").write_text("[kern.plugins]\ngreeter = greeter\n")
+    (tmp_path / "proj.py").write_text("from kern import Kern\n\napp = Kern('proj', broker='memory://proj')\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "kern", "-q", "worker", "-A", "proj", "-P", "solo", "-n", "w@h", "--greet", "you"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["hello you from w@h", "bye you"]

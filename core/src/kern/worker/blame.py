@@ -36,14 +36,16 @@ class Coroner:
         self._endings = endings
         self._max_attempts: int = app.conf.task_max_attempts
 
-    def outcome(self, entry: InFlight, request: Request, death: Died) -> Outcome:
+    def outcome(self, entry: InFlight, death: Died) -> Outcome:
         """What becomes of the request that *death* took."""
+        request = entry.request
+        assert request is not None  # only requests are run
         if death.time_limit is not None:
             return self.timed_out(request, death.time_limit)
         if death.terminated and not entry.interrupted:
             return self._endings.revoked(request, "terminated", death.evidence.get("signal"))
         if entry.interrupted or not death.started:
-            return self._endings.given_back(entry.delivery, request)
+            return self._endings.handed_back(entry, death.started)
         attempts = entry.delivery.attempts + 1
         logger.error(
             "task lost with its process",

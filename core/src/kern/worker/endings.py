@@ -18,6 +18,7 @@ from kern.errors import TaskRevokedError, WorkerLostError
 from kern.outcome import Disposition, Document, Event, GiveBack, Outcome, Quarantine, Release
 from kern.request import Request
 from kern.timeutil import clock
+from kern.worker.state import InFlight
 
 if TYPE_CHECKING:
     from kern.app import Kern
@@ -42,6 +43,14 @@ class Endings:
         self._events_wanted = app.plugins.listens("kern_events")
 
     # -- without a result
+
+    def handed_back(self, entry: InFlight, started: bool) -> Outcome:
+        """What the worker does not run to its end goes back to its queue, uncounted; what had *started* and is to run
+        at most once has failed, for there is no message of it any more."""
+        if started and entry.released and entry.request is not None:
+            error = WorkerLostError("the worker stopped while the task ran, and acks_late is off")
+            return self.failed(entry.request, error)
+        return self.given_back(entry.delivery, entry.request)
 
     def given_back(self, delivery: Delivery, request: Request | None, disposition: GiveBack | None = None) -> Outcome:
         """Back to its queue as it was."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from kern import documents, log, seams, states
-from kern.contracts.pool import Finished, Pool, PoolBroken, PoolCapability, PoolEvent, Started
+from kern.contracts.pool import Died, Finished, Pool, PoolBroken, PoolCapability, PoolEvent, Started
 from kern.contracts.port import Down, Lost, TransportEvent, Up, Woken
 from kern.contracts.result_store import ResultStore
 from kern.contracts.transport import Owner, SettleStatus, Transport
@@ -242,23 +242,21 @@ class Flow:
                 continue
             if entry.timer is not None:
                 self.limits.ended(entry)
-            if isinstance(event, Finished):
-                outcome = event.outcome
-                if outcome.runtime is not None:
-                    self.run_times.note(outcome.runtime)
-            elif entry.request is not None and not entry.abandoned:
-                outcome = self.coroner.outcome(entry, entry.request, event)
-            else:
-                outcome = None
             flights.move(entry, Phase.ENDED)
-            if entry.abandoned or outcome is None:
+            finished = event.outcome if isinstance(event, Finished) else None
+            if finished is not None and finished.runtime is not None:
+                self.run_times.note(finished.runtime)
+            if entry.abandoned:
                 if entry.settled:
                     flights.remove(entry)
             elif entry.lost:
                 flights.remove(entry)
-                self._refused(outcome)
+                if finished is not None:
+                    self._refused(finished)
+            elif isinstance(event, Died):
+                ended.append((entry, self.coroner.outcome(entry, event)))
             else:
-                ended.append((entry, outcome))
+                ended.append((entry, event.outcome))
             self.dispatcher.ended(entry)
         if ended:
             seams.reached("finished")
@@ -302,6 +300,7 @@ class Flow:
         """Somebody else may have it: take it back, or at least do not run it twice for long."""
         if self.dispatcher.forget(entry):
             self.flights.remove(entry)
+            self._note_quiet()
         elif PoolCapability.ISOLATED in self._pool.capabilities:
             self._pool.terminate(entry.receipt)
 

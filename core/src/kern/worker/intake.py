@@ -99,14 +99,12 @@ class Intake:
         """Back to their queues, uncounted; those that still run in the pool are not heard of any more."""
         batch = []
         for entry in entries:
-            if entry.phase is Phase.STARTED:
+            started = entry.phase is Phase.STARTED
+            if started:
                 entry.abandoned = True
-                if entry.released:
-                    logger.error("interrupted, and not run again: acks_late is off", task_id=entry.task_id)
-                    continue
             else:
                 self._flights.move(entry, Phase.ENDED)
-            batch.append(Pending(entry, self._endings.given_back(entry.delivery, entry.request)))
+            batch.append(Pending(entry, self._endings.handed_back(entry, started)))
         self._settler.put(batch)
 
     def _enter(self, delivery: Delivery, request: Request | None, now: float) -> InFlight:

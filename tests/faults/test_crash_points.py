@@ -49,7 +49,7 @@ def crash_at(fleet: Fleet, seam: str, nth: int, balance: Balance) -> None:
     # Nothing is taken ahead: with one task at a time in the worker, the bounds are exact.
     fleet.publish("step", 0.02, count=CALLS)
     fleet.crashing_worker(seam, nth, worker_disable_prefetch=True).died()
-    take_over(fleet, time.monotonic(), balance, f"F03/F04 killed while `{seam}`", DUPLICATES[seam])
+    take_over(fleet, time.monotonic(), balance, f"F03/F04 killed at `{seam}`", DUPLICATES[seam])
 
 
 @pytest.mark.parametrize("seam", DUPLICATES)
@@ -73,7 +73,7 @@ def test_a_worker_killed_between_result_and_release_does_not_run_the_task_again(
     fleet = make_fleet(apart=True)
     calls = fleet.publish("step", 0.02, count=CALLS)
     fleet.crashing_worker("result-written", chance.randint(1, CALLS), worker_disable_prefetch=True).died()
-    take_over(fleet, time.monotonic(), balance, "F03/F04 killed while `result-written`, two servers", 0)
+    take_over(fleet, time.monotonic(), balance, "F03/F04 killed at `result-written`, two servers", 0)
     assert [fleet.app.AsyncResult(call).get(timeout=10) for call in calls] == calls
 
 
@@ -81,7 +81,7 @@ def test_a_worker_killed_while_it_parks_loses_nothing(fleet: Fleet, balance: Bal
     """It does not know the task; the next worker does."""
     fleet.publish("newer.newcomer", count=CALLS)
     fleet.crashing_worker("parking", chance.randint(1, 2)).died()
-    take_over(fleet, time.monotonic(), balance, "F03/F04 killed while `parking`", 0, app="newer:app")
+    take_over(fleet, time.monotonic(), balance, "F03/F04 killed at `parking`", 0, app="newer:app")
 
 
 def test_a_worker_killed_while_it_hands_back_loses_nothing(fleet: Fleet, balance: Balance) -> None:
@@ -92,7 +92,7 @@ def test_a_worker_killed_while_it_hands_back_loses_nothing(fleet: Fleet, balance
     worker.send(signal.SIGTERM)
     worker.died()
     fleet.release("go")
-    take_over(fleet, time.monotonic(), balance, "F03/F04 killed while `handing-back`", 0)
+    take_over(fleet, time.monotonic(), balance, "F03/F04 killed at `handing-back`", 0)
 
 
 #: Publishes one by one; the ledger knows what it intended and what it was told.
@@ -121,6 +121,6 @@ def test_a_publisher_killed_may_send_again_under_the_same_id(
     worker = fleet.worker()
     fleet.drain()
     fleet.stop(worker)
-    report = balance(fleet, f"F19 publisher killed while `{seam}`, sends again")
+    report = balance(fleet, f"F19 publisher killed at `{seam}`, sends again")
     assert len(report.confirmed) == CALLS
     assert len(fleet.started()) == CALLS

@@ -116,7 +116,12 @@ class Calls:
         given = {key: value for key, value in merged.items() if value is not None}
         check_options(given)
         task = self._app.tasks.get(call.task)
-        return self._publisher.prepare(call.task, args, kwargs, given, task).publication
+        return self._announced(self._publisher.prepare(call.task, args, kwargs, given, task))
+
+    def _announced(self, prepared: Prepared) -> Publication:
+        """As listeners want it: whoever publishes it does not ask them."""
+        (announced,) = self._publisher.announce([prepared])
+        return announced.publication
 
     def publish(self, publications: Sequence[Publication]) -> None:
         """Publish messages that are ready."""
@@ -127,8 +132,7 @@ class Calls:
             for item in publications
         ]
         if batch:
-            announced = self._publisher.announce(batch)
-            _raise_for_some(announced, self._publisher.send(announced, self._timeout(None, batch), policy))
+            _raise_for_some(batch, self._publisher.send(batch, self._timeout(None, batch), policy))
 
     # -- trying again --------------------------------------------------------------------------------------------------
 
@@ -144,7 +148,7 @@ class Calls:
         if request.ignore_result is not None:
             options.setdefault("ignore_result", request.ignore_result)
         task = self._app.tasks.get(call.task)
-        return self._publisher.prepare(call.task, call.args, call.kwargs, options, task, again=request).publication
+        return self._announced(self._publisher.prepare(call.task, call.args, call.kwargs, options, task, again=request))
 
     # -- preparing -----------------------------------------------------------------------------------------------------
 
@@ -182,9 +186,11 @@ class Calls:
         args, kwargs, merged = call._merge((), {}, more)
         options = {key: value for key, value in merged.items() if value is not None}
         task = self._app.tasks.get(call.task)
+        prepared: Prepared | EagerResult[Any]
         if task is None:
-            return self._prepare_name(call.task, args, kwargs, options)
-        prepared = self._prepare_task(task, args, kwargs, options)
+            prepared = self._prepare_name(call.task, args, kwargs, options)
+        else:
+            prepared = self._prepare_task(task, args, kwargs, options)
         if isinstance(prepared, Prepared) and prepared.connection is not more.get("connection"):
             raise TypeError("connection= is for all calls of send_many, not for one of them")
         return prepared

@@ -169,11 +169,16 @@ class Hooks:
     @_spec
     def kern_before_publish(self, app: Kern, batch: list[Publication]) -> None:
         """A batch is about to be sent; replacing an item of the list changes what is sent. Celery's
-        ``before_task_publish``."""
+        ``before_task_publish``.
+
+        Also called, where the task runs, for the retry it asks for and the calls that follow it: they are sent with its
+        outcome."""
 
     @_spec
     def kern_after_publish(self, app: Kern, batch: Sequence[Publication]) -> None:
-        """The broker has confirmed a batch. Celery's ``after_task_publish``."""
+        """The broker has confirmed a batch that this process has sent. Celery's ``after_task_publish``.
+
+        What a worker sends with an outcome is told by :meth:`kern_settled`."""
 
     # -- around a task, in the process that runs it --------------------------------------------------------------------
 

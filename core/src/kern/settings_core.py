@@ -179,7 +179,7 @@ class TaskSettings(Section):
 # -- publishing --------------------------------------------------------------------------------------------------------
 
 _POLICY_NUMBERS = ("interval_start", "interval_step", "interval_max")
-_POLICY_OTHERS = ("errback", "on_revive", "retry_errors")
+_POLICY_OTHERS = ("errback", "retry_errors")
 
 
 def _retry_policy(value: Mapping[str, Any]) -> None:
@@ -190,7 +190,7 @@ def _retry_policy(value: Mapping[str, Any]) -> None:
         if key in _POLICY_NUMBERS or (key == "max_retries" and item is not None):
             if isinstance(item, bool) or not isinstance(item, int | float) or item < 0:
                 raise ValueError(f"expected a number, 0 or more, at {key!r}")
-        elif key in ("errback", "on_revive") and item is not None and not callable(item):
+        elif key == "errback" and item is not None and not callable(item):
             raise ValueError(f"expected a callable at {key!r}")
         elif key == "retry_errors" and item is not None:
             classes = item if isinstance(item, tuple | list) else (item,)

@@ -354,7 +354,7 @@ class Signature(dict[str, Any], Generic[R]):
 
         A task this process does not know is called by its name.
 
-        :param options: see :data:`kern.publish.CALL_OPTIONS`; those that are ``None`` are left out.
+        :param options: see :data:`kern.call_options.CALL_OPTIONS`; those that are ``None`` are left out.
         """
         args, kwargs, options = self._merge(args, kwargs, _given(options))
         task = self._registered()

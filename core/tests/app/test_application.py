@@ -147,9 +147,7 @@ class TestDrivers:
                 return f"{broker_url}-results"
 
         app = Kern("t", plugins="testing")
-        with pytest.raises(
-            ImproperlyConfigured, match=r"no broker is configured and none is installed: pip"
-        ):
+        with pytest.raises(ImproperlyConfigured, match=r"no broker is configured and none is installed: pip"):
             _ = app.broker_url
         app.register(Embedded())
         assert (app.broker_url, app.result_backend_url) == ("memory://embedded", "memory://embedded-results")

@@ -453,8 +453,9 @@ class TestTransaction:
         asyncio.run(main())
 
     def test_it_is_for_all_calls_of_a_batch(self, faulty: Bench, task: Task[..., Any]) -> None:
-        with pytest.raises(TypeError, match=r"for all calls of send_many"):
-            faulty.app.send_many([task.s(1).set(connection=[]), task.s(2)])
+        for call in (task.s(1), faulty.app.signature("elsewhere", (1,))):
+            with pytest.raises(TypeError, match=r"for all calls of send_many"):
+                faulty.app.send_many([call.set(connection=[]), task.s(2)])
 
     def test_an_unreachable_broker_is_refused(self, faulty: Bench, task: Task[..., Any], faults: Faults) -> None:
         faults.open = [TransportError("down")]
@@ -475,6 +476,24 @@ class TestListeners:
         result = bench.app.task(add).delay(1)
         assert bench.message().headers["tenant"] == "t1"
         assert bench.message().task_id == result.id == "replaced"
+
+    def test_so_can_what_follows_a_task_and_its_retries(self, bench: Bench) -> None:
+        class Tracing:
+            @hookimpl
+            def kern_before_publish(self, batch: list[Publication]) -> None:
+                for index, item in enumerate(batch):
+                    traced = str(int(item.message.headers.get("traced", "0")) + 1)
+                    message = attrs.evolve(item.message, headers={**item.message.headers, "traced": traced})
+                    batch[index] = attrs.evolve(item, message=message)
+
+        bench.app.register(Tracing())
+        task = bench.app.task(bind=True, name="t")(lambda self: self.retry(countdown=0))
+        task.delay()
+        bench.run_one()
+        assert bench.message().headers["traced"] == "2", "once for the call, once for its retry"
+        made = bench.app.publication(task.s())
+        bench.app.publish([made])
+        assert bench.messages()[-1].headers["traced"] == "1", "asked when it was made"
 
     def test_adding_and_removing_is_not_done(self, bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
         class Removing:

@@ -40,6 +40,10 @@ class Witness:
         self.told: list[Any] = []
 
     @hookimpl
+    def kern_before_publish(self, batch: Any) -> None:
+        self.told.append("before_task_publish")
+
+    @hookimpl
     def kern_task_prerun(self, task: Any, request: Request) -> None:
         self.told.append("task_prerun")
 
@@ -137,7 +141,7 @@ ENDS = {
         states.RETRY,
         RetryAt,
         states.RETRY,
-        ["task_prerun", "before_start", "on_retry", "task_retry", "task_postrun(RETRY)"],
+        ["task_prerun", "before_start", "before_task_publish", "on_retry", "task_retry", "task_postrun(RETRY)"],
         ["task-retried"],
         "Retry in 1s: KeyError('nope')",
     ),
@@ -204,6 +208,7 @@ def test_how_a_task_ends(bench: Bench, end: End) -> None:
     task.delay()
     runner = bench.app.runner("w@here")
     (delivery,) = bench.claim()
+    witness.told.clear()  # of the call itself
     outcome = runner(bench.request(delivery))
     assert outcome.state == end.state
     assert type(outcome.disposition) is end.disposition

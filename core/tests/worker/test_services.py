@@ -115,7 +115,7 @@ def test_a_service_that_does_not_stop_does_not_keep_the_worker(
         async def start(self, worker: Any) -> None: ...
 
         async def stop(self) -> None:
-            await asyncio.sleep(60)
+            await asyncio.Event().wait()
 
     bench.app.register(Offering(Clinging()))
     bench.worker().stop()

@@ -71,7 +71,7 @@ def test_a_late_interruption_hits_nobody_else() -> None:
 
     def run(request: Request) -> Outcome:
         try:
-            time.sleep(0.01)
+            time.sleep(0.01)  # the task's own duration
             for _ in range(100):
                 pass
         except BaseException as error:
@@ -98,7 +98,7 @@ def test_the_interpreter_is_left_as_it_was() -> None:
     def run(request: Request) -> Outcome:
         try:
             while True:
-                time.sleep(0.001)
+                time.sleep(0.001)  # the task's own duration
         except BaseException:
             return _outcome(request)
 
@@ -122,7 +122,7 @@ def test_an_interruption_outside_the_task_is_a_limit_and_no_death() -> None:
 
     def run(_request: Request) -> Outcome:
         while True:
-            time.sleep(0.001)  # and nobody catches it
+            time.sleep(0.001)  # the task's own duration
 
     pool, ends = SoloPool(None, PoolOptions()), []
     pool.start(run, lambda events: ends.extend(e for e in events if isinstance(e, Finished | Died))).result(5)
@@ -143,14 +143,14 @@ def test_a_soft_limit_can_be_caught(bench: Any) -> None:
     def caught() -> str:
         try:
             while True:
-                time.sleep(0.001)
+                time.sleep(0.001)  # the task's own duration
         except SoftTimeLimitExceeded:
             return "tidied up"
 
     @bench.app.task
     def uncaught() -> None:
         while True:
-            time.sleep(0.001)
+            time.sleep(0.001)  # the task's own duration
 
     bench.worker()
     assert caught.delay().get(timeout=5) == "tidied up"
@@ -198,7 +198,7 @@ def test_a_task_within_its_hard_limit_is_left_alone(bench: Any) -> None:
 
     @bench.app.task(time_limit=0.3)
     def short() -> int:
-        time.sleep(0.2)
+        time.sleep(0.2)  # the task's own duration
         return 1
 
     bench.worker()
@@ -214,7 +214,7 @@ def test_limits_act_while_the_worker_stops(bench: Any) -> None:
     def endless() -> None:
         begun.set()
         while True:
-            time.sleep(0.005)
+            time.sleep(0.005)  # the task's own duration
 
     running = bench.worker()
     result = endless.apply_async(time_limit=0.3)

@@ -30,7 +30,7 @@ class Tasks:
         def hold(number: int) -> int:
             self.ran.append(number)
             while not self.go_on.is_set():
-                time.sleep(0.002)
+                time.sleep(0.002)  # the task's own duration
             self.ended.append(number)
             return number
 

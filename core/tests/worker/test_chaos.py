@@ -22,7 +22,7 @@ SEEDS = range(3)
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("config", [{"worker_lease_seconds": 2.0, "worker_heartbeat": 0.05}])
 def test_nothing_is_lost_and_nothing_is_left(apart: Any, seed: int) -> None:
-    """Two servers, three workers, a fault every few milliseconds: each call has its result, no table keeps anything."""
+    """Two servers, three workers, a fault every few runs: each call has its result, no table keeps anything."""
     chance = random.Random(seed)
     ran: Counter[int] = Counter()
     lock = threading.Lock()
@@ -30,7 +30,7 @@ def test_nothing_is_lost_and_nothing_is_left(apart: Any, seed: int) -> None:
     def noted(number: int) -> int:
         with lock:
             ran[number] += 1
-        time.sleep(chance.choice((0, 0, 0, 0.001, 0.005)))
+        time.sleep(chance.choice((0.001, 0.001, 0.002, 0.01)))  # the task's own duration
         return number
 
     @apart.app.task
@@ -52,9 +52,9 @@ def test_nothing_is_lost_and_nothing_is_left(apart: Any, seed: int) -> None:
     results = [chance.choice(kinds).apply_async((n,), countdown=chance.choice((None, 0.05))) for n in range(CALLS)]
     faults = Counter[str]()
     workers = [apart.worker() for _ in range(3)]
-    until = time.monotonic() + 2.0
-    while time.monotonic() < until:
-        time.sleep(chance.uniform(0.001, 0.02))
+    while len(ran) < CALLS * 0.9:
+        reached = min(sum(ran.values()) + chance.randint(1, 4), CALLS)
+        eventually(lambda reached=reached: sum(ran.values()) >= reached, "work goes on after each fault")
         fault = chance.choice(("claim", "settle", "park", "renew", "mark_started", "write", "recover", "restart"))
         faults[fault] += 1
         if fault == "recover":

@@ -344,7 +344,7 @@ def test_terminated_is_revoked(bench: Any, pool: ScriptedPool, note: Any) -> Non
 def coroner(bench: Any, **options: Any) -> tuple[Coroner, InFlight]:
     task = bench.app.task(name=make.unique("task"), **options)(lambda: None)
     request = Request(id="id", task=task.name, receipt="receipt", args=(), kwargs={})
-    made = Coroner(bench.app, Endings(bench.app, "w@h", whole=True))
+    made = Coroner(bench.app, Endings(bench.app, bench.app.conf, "w@h", whole=True), max_attempts=3)
     return made, InFlight(Delivery("receipt", "q", "me", make.message(task=task.name)), request, 0.0)
 
 

@@ -24,6 +24,7 @@ from kern.message import CONTINUATIONS
 from kern.outcome import Outcome, ParkUntil
 from kern.request import Request
 from kern.serialization import JSON
+from kern.settings import Settings
 from kern.timeutil import clock, parse_rate
 from kern.worker.endings import Endings
 from kern.worker.rates import RateLimiter
@@ -55,8 +56,7 @@ class Admitted:
 class Admission:
     """Turns deliveries into requests, parkings and outcomes."""
 
-    def __init__(self, app: Kern, hostname: str, endings: Endings) -> None:
-        conf = app.conf
+    def __init__(self, app: Kern, conf: Settings, hostname: str, endings: Endings) -> None:
         self._app = app
         self._tasks = app.tasks
         self._hostname = hostname

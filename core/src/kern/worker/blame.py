@@ -31,10 +31,10 @@ DEATH_PAUSES = (1.0, 4.0, 60.0)
 class Coroner:
     """Turns a death into an outcome."""
 
-    def __init__(self, app: Kern, endings: Endings) -> None:
+    def __init__(self, app: Kern, endings: Endings, max_attempts: int) -> None:
         self._tasks = app.tasks
         self._endings = endings
-        self._max_attempts: int = app.conf.task_max_attempts
+        self._max_attempts = max_attempts
 
     def outcome(self, entry: InFlight, death: Died) -> Outcome:
         """What becomes of the request that *death* took."""

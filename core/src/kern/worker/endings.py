@@ -17,6 +17,7 @@ from kern.delivery import Delivery
 from kern.errors import TaskRevokedError, WorkerLostError
 from kern.outcome import Disposition, Document, Event, GiveBack, Outcome, Quarantine, Release
 from kern.request import Request
+from kern.settings import Settings
 from kern.timeutil import clock
 from kern.worker.state import InFlight
 
@@ -35,8 +36,9 @@ class Endings:
     :param whole: whether the result store keeps whole documents; ``None``: there is none.
     """
 
-    def __init__(self, app: Kern, hostname: str, whole: bool | None) -> None:
+    def __init__(self, app: Kern, conf: Settings, hostname: str, whole: bool | None) -> None:
         self._app = app
+        self._conf = conf
         self._tasks = app.tasks
         self._whole = whole
         self._runner = app.runner(hostname)
@@ -164,7 +166,7 @@ class Endings:
         task = self._tasks.get(request.task or "")
         if self._whole is None or not request.id or self._is_ignored(request, task, state):
             return None
-        conf = self._app.conf
+        conf = self._conf
         return documents.encode_document(
             request.id,
             state,

@@ -21,6 +21,7 @@ from kern.contracts.port import Down, Lost, TransportEvent, Up, Woken
 from kern.contracts.result_store import ResultStore
 from kern.contracts.transport import Owner, SettleStatus, Transport
 from kern.outcome import GiveBack, Outcome, Quarantine, RetryAt
+from kern.settings import Settings
 from kern.worker.admission import Admission
 from kern.worker.blame import Coroner
 from kern.worker.chores import Chores
@@ -46,6 +47,7 @@ _levels = logging.getLogger("kern.worker")
 class Flow:
     """The flow of tasks through one worker.
 
+    :param conf: the settings as they were when the worker started.
     :param owner: in whose name leases are taken.
     :param transport: started.
     :param pool: not started.
@@ -56,6 +58,7 @@ class Flow:
     def __init__(
         self,
         app: Kern,
+        conf: Settings,
         owner: Owner,
         transport: Transport,
         store: ResultStore | None,
@@ -64,8 +67,8 @@ class Flow:
         chores: Chores,
         failed: Callable[[str, BaseException | str], None],
     ) -> None:
-        conf = app.conf
         self._app = app
+        self._conf = conf
         self._loop = asyncio.get_running_loop()
         self._store = store
         self._pool = pool
@@ -84,9 +87,9 @@ class Flow:
         self.flights = FlightTable()
         self.run_times = RunTimes()
         whole = None if store is None else store.document_form.value == "whole"
-        endings = Endings(app, owner.hostname, whole)
-        self.admission = Admission(app, owner.hostname, endings)
-        self.coroner = Coroner(app, endings)
+        endings = Endings(app, conf, owner.hostname, whole)
+        self.admission = Admission(app, conf, owner.hostname, endings)
+        self.coroner = Coroner(app, endings, conf.task_max_attempts)
         self.progress = Progress(app, owner.hostname, self.store, endings, chores)
         self.limits = HardLimits(pool, self._on_exceeded)
         self.settler = Settler(transport, store, self._on_settled, self._reduce, lambda: pool.slots)
@@ -328,7 +331,7 @@ class Flow:
     def _reduce(self, outcome: Outcome, error: Exception) -> Outcome:
         if outcome.document is None:
             return outcome
-        reduced = documents.describe_unstorable(outcome.document, error, self._app.conf.result_serializer)
+        reduced = documents.describe_unstorable(outcome.document, error, self._conf.result_serializer)
         return attrs.evolve(outcome, document=reduced)
 
 

@@ -227,7 +227,9 @@ class Worker:
                 logger.info("queue purged", queue=spec.name, messages=count)
         await self._announce()
         reached = await self._reach_store_once()
-        self.flow = Flow(self.app, owner, transport, self.store, self.pool, self.queues, self._chores, self._failed)
+        self.flow = Flow(
+            self.app, self.conf, owner, transport, self.store, self.pool, self.queues, self._chores, self._failed
+        )
         if not reached:
             self._chores.spawn("reach the result store", self._reach_store(patience))
         return not self.stop_request.soon.is_set()

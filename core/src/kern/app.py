@@ -777,7 +777,8 @@ def _task_class(
     """The class of which the task of *fun* is the one instance."""
     bases: tuple[type, ...] = (base,)
     if inspect.iscoroutinefunction(fun) and not issubclass(base, AsyncTask):
-        bases = (AsyncTask,) if base is Task else (AsyncTask, base)
+        # The base first: its own ``__call__`` is around the body.
+        bases = (AsyncTask,) if base is Task else (base, AsyncTask)
     attributes = {
         "name": name,
         "run": fun if bind else staticmethod(fun),

@@ -26,6 +26,7 @@ from kern.errors import (
     CapabilityMissing,
     ContentDisallowed,
     Ignore,
+    Interrupted,
     InvalidTaskError,
     KernError,
     MessageError,
@@ -38,7 +39,7 @@ from kern.message import CONTINUATIONS, Publication
 from kern.outcome import Disposition, Document, Event, GiveBack, Outcome, Quarantine, Release, RetryAt
 from kern.request import Request
 from kern.saferepr import saferepr
-from kern.task import AsyncTask, Running, Task, entered
+from kern.task import Running, Task, entered
 from kern.timeutil import clock
 from kern.tracebacks import traceback_text
 
@@ -269,13 +270,15 @@ class Runner:
             return Quarantine("rejected", {"reason": saferepr(execution.reject.reason)})
         if retry is not None:
             return RetryAt(retry.message, retry.due if retry.due is not None else clock.now())
+        if execution.state == states.PENDING:
+            return GiveBack()
         if execution.state == states.FAILURE and task.acks_late and task.acks_on_failure is False:
             return Quarantine("failed", {"error": saferepr(execution.value)})
         return Release()
 
     def _document(self, task: Task[Any, Any], request: Request, execution: Execution) -> Document | None:
         state = execution.state
-        if self._whole is None or state == states.IGNORED:
+        if self._whole is None or state in (states.IGNORED, states.PENDING):
             return None
         ignored = request.ignore_result if request.ignore_result is not None else bool(task.ignore_result)
         if ignored and not (state == states.FAILURE and task.store_errors_even_if_ignored):
@@ -417,7 +420,7 @@ class _Run:
         if getattr(before, "__func__", None) is not Task.before_start:
             before(self.request.id or "", args, kwargs)
         self.running.in_body = True
-        if type(task).__call__ in _PLAIN_CALLS:
+        if type(task).__call__ is Task.__call__:
             self.running.called = True
             return task.run(*args, **kwargs)
         return task(*args, **kwargs)
@@ -444,6 +447,8 @@ class _Run:
     # -- classify
 
     def _classified(self, error: BaseException) -> Execution:
+        if isinstance(error, Interrupted) and not self._eager:
+            return Execution(states.PENDING, None)
         if isinstance(error, Ignore):
             return Execution(states.IGNORED, None)
         if isinstance(error, Reject):
@@ -548,4 +553,3 @@ def _goes_elsewhere(publication: Publication, request: Request) -> bool:
 
 _NOTHING_FOLLOWS = Follows()
 _EMPTY_HANDLERS = frozenset({Task.on_success, Task.on_failure, Task.on_retry, Task.after_return})
-_PLAIN_CALLS = frozenset({Task.__call__, AsyncTask.__call__})

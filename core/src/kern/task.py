@@ -176,11 +176,17 @@ class Task(Generic[P, R]):
         raise TypeError(f"task {self.name!r} has no run method")
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call it here and now, like a function."""
+        """Call it here and now, like a function; one whose body is a coroutine gives a coroutine."""
         if self._is_its_body():
             return self.run(*args, **kwargs)
+        if self.is_async:
+            return cast(R, self._call_async(*args, **kwargs))
         with entered(self, Request(args=args, kwargs=dict(kwargs), called_directly=True)):
             return self.run(*args, **kwargs)
+
+    async def _call_async(self, *args: P.args, **kwargs: P.kwargs) -> Any:
+        with entered(self, Request(args=args, kwargs=dict(kwargs), called_directly=True)):
+            return await cast("Coroutine[Any, Any, Any]", self.run(*args, **kwargs))
 
     def _is_its_body(self) -> bool:
         """Whether this call comes from a subclass's ``__call__`` that the runner has called: the run is that one."""
@@ -580,17 +586,13 @@ def _find(app_path: str, name: str) -> Task[Any, Any]:
 
 
 class AsyncTask(Task[P, R]):
-    """A task whose body is a coroutine: calling it like a function gives one."""
+    """A task whose body is a coroutine: calling it like a function gives one, of the value its result will have."""
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
-        """A coroutine that runs the body here and now."""
-        if self._is_its_body():
-            return cast("Coroutine[Any, Any, R]", self.run(*args, **kwargs))
-        return self._called(*args, **kwargs)
+    if TYPE_CHECKING:
 
-    async def _called(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        with entered(self, Request(args=args, kwargs=dict(kwargs), called_directly=True)):
-            return await cast("Coroutine[Any, Any, R]", self.run(*args, **kwargs))
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:  # type: ignore[override]
+            """A coroutine that runs the body here and now."""
+            ...
 
 
 #: Options of ``@app.task`` that every task has.

@@ -17,6 +17,7 @@ from kern import loops, states
 from kern.app import Kern
 from kern.errors import SoftTimeLimitExceeded
 from kern.loops import complete, interruptible
+from kern.task import AsyncTask, Task
 from kern_testing.waiting import eventually
 
 from .conftest import Bench
@@ -275,12 +276,11 @@ class TestCalledLikeAFunction:
 
         assert asyncio.run(main()) == [(1, True, True), (2, True, True)]
 
-    def test_a_call_of_the_class_is_around_it(self, bench: Bench) -> None:
-        from kern.task import AsyncTask
-
+    @pytest.mark.parametrize("base", [Task, AsyncTask])
+    def test_a_call_of_the_class_is_around_it(self, bench: Bench, base: Any) -> None:
         seen: list[str] = []
 
-        class InContext(AsyncTask[..., Any]):
+        class InContext(base):  # type: ignore[misc]
             def __call__(self, *args: Any, **kwargs: Any) -> Any:
                 seen.append("called")
                 return super().__call__(*args, **kwargs)
@@ -288,9 +288,23 @@ class TestCalledLikeAFunction:
         async def body(self: Any) -> str:
             return str(self.request.id)
 
-        result = bench.app.task(base=InContext, bind=True)(body).delay()
+        task = bench.app.task(base=InContext, bind=True)(body)
+        result = task.delay()
         bench.run_one()
         assert (seen, result.get(timeout=5)) == (["called"], result.id)
+        assert isinstance(task, AsyncTask)
+
+    def test_so_does_one_of_a_class(self, app: Kern) -> None:
+        class Fetch(Task[..., Any]):
+            name = "fetch"
+
+            async def run(self, x: int) -> Any:
+                await asyncio.sleep(0)
+                return x, self.request.called_directly, app.current_task is self
+
+        task = app.register_task(Fetch)
+        assert asyncio.run(task(3)) == (3, True, True)
+        assert task.apply((4,)).get() == (4, False, True)
 
 
 def test_a_loop_is_closed_with_its_thread() -> None:

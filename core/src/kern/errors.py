@@ -38,6 +38,7 @@
         ├── BackendStoreError
         └── BackendUnavailable
     SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError, Terminated   (Exception)
+    Interrupted   (BaseException)
 
 The docstring of an error is its message when it is raised without one. Errors that Celery has under the same name
 carry Celery's module on the wire (:data:`WIRE_MODULES`), so that either side reads the other's documents.
@@ -352,6 +353,10 @@ class WorkerLostError(Exception):
 
 class Terminated(Exception):
     """The task was terminated on request."""
+
+
+class Interrupted(BaseException):
+    """The worker stops: raised inside a task, which is handed back and will run again. It has not failed."""
 
 
 #: Module under which an error travels in result documents: that of Celery's error of the same name.

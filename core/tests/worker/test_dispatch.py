@@ -376,6 +376,18 @@ def test_failures_that_are_not_acknowledged_are_kept(bench: Any) -> None:
     assert isinstance(outcome.disposition, Quarantine)
 
 
+def test_a_pool_may_say_itself_that_it_interrupted(bench: Any, pool: ScriptedPool, note: Any) -> None:
+    """A request that ends as it was interrupted is handed back, uncounted."""
+    note.delay()
+    bench.worker()
+    (receipt,) = pool.begin()
+    del pool.running[receipt]
+    interrupted = make.outcome(Delivery(receipt, "celery", "me", None), GiveBack(), state=states.PENDING)
+    pool.sink([Finished(receipt, interrupted)])
+    pool.finish(*pool.begin())
+    bench.empty()
+
+
 @pytest.mark.parametrize("death", [Died("receipt", {"signal": 9}), Died("receipt", {"signal": 15}, terminated=True)])
 def test_what_the_worker_itself_ends_goes_back_uncounted(bench: Any, death: Died) -> None:
     """An interruption is nobody's fault and no revocation."""

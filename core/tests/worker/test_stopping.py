@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kern import states
 from kern.errors import ImproperlyConfigured, TransportError
 from kern.hookspecs import hookimpl
 from kern.worker import Worker
@@ -90,6 +91,53 @@ def test_what_does_not_finish_is_interrupted_and_handed_back(bench: Any, tasks: 
     assert tasks.ended == []
     (delivery,) = bench.client.claim(make.claim_of("celery")).deliveries
     assert (delivery.attempts, delivery.suspect) == (0, False)
+
+
+@pytest.mark.parametrize("config", [{"worker_soft_shutdown_timeout": 0.05}])
+@pytest.mark.parametrize("options", [{}, {"autoretry_for": (BaseException,)}, {"bind": True}])
+def test_an_interruption_is_no_failure_for_anybody(bench: Any, options: dict[str, Any]) -> None:
+    """Neither handlers nor listeners hear of one; the task may tidy up behind itself."""
+    heard: list[str] = []
+    tidied: list[int] = []
+    begun = threading.Event()
+
+    class Listener:
+        @hookimpl
+        def kern_task_failure(self, task: Any) -> None:
+            heard.append("failure")
+
+        @hookimpl
+        def kern_task_retry(self, task: Any) -> None:
+            heard.append("retry")
+
+        @hookimpl
+        def kern_task_internal_error(self, exception: BaseException) -> None:
+            heard.append("internal error")
+
+        @hookimpl
+        def kern_task_postrun(self, state: str) -> None:
+            heard.append(state)
+
+    bench.app.register(Listener())
+
+    @bench.app.task(on_failure=lambda *_: heard.append("on_failure"), **options)
+    def endless(*_: Any) -> None:
+        begun.set()
+        try:
+            while True:
+                time.sleep(0.002)  # the task's own duration
+        finally:
+            tidied.append(1)
+
+    result = endless.delay()
+    running = bench.worker()
+    assert begun.wait(5)
+    running.worker.stop()
+    ends_within(running, 5)
+    assert tidied == [1]
+    assert heard == [states.PENDING]
+    assert bench.document(result.id) is None
+    assert bench.depth().ready == 1
 
 
 @pytest.mark.parametrize("config", [{"worker_soft_shutdown_timeout": 60.0}])

@@ -87,7 +87,7 @@ class Flow:
         self.flights = FlightTable()
         self.run_times = RunTimes()
         whole = None if store is None else store.document_form.value == "whole"
-        endings = Endings(app, conf, owner.hostname, whole)
+        endings = self.endings = Endings(app, conf, owner.hostname, whole)
         self.admission = Admission(app, conf, owner.hostname, endings)
         self.coroner = Coroner(app, endings, conf.task_max_attempts)
         self.progress = Progress(app, owner.hostname, self.store, endings, chores)
@@ -258,6 +258,8 @@ class Flow:
                     self._refused(finished)
             elif isinstance(event, Died):
                 ended.append((entry, self.coroner.outcome(entry, event)))
+            elif event.outcome.state == states.PENDING:
+                ended.append((entry, self.endings.handed_back(entry, started=True)))
             else:
                 ended.append((entry, event.outcome))
             self.dispatcher.ended(entry)

@@ -19,21 +19,17 @@ from typing import Any
 from kern import log, seams
 from kern.contracts.pool import Died, Finished, Pool, PoolCapability, PoolEvent, PoolOptions, PoolSink, Started
 from kern.contracts.port import Reply
-from kern.errors import SoftTimeLimitExceeded
+from kern.errors import Interrupted, SoftTimeLimitExceeded
 from kern.outcome import Outcome
 from kern.request import Request
 from kern.result import set_join_will_block
-from kern.states import FAILURE
+from kern.states import FAILURE, PENDING
 from kern.timeutil import clock
 
 logger = log.get_logger("kern.pool")
 
 #: Seconds that a task has to end once it has been interrupted, before the pool ends without it.
 LAST_WORDS = 0.3
-
-
-class Interrupted(BaseException):
-    """The worker stops: the task is handed back, and will be run again."""
 
 
 class _Dropped(BaseException):
@@ -203,7 +199,7 @@ class SoloPool(Pool):
             except BaseException as error:
                 problem = problem or error
         sent, self._sent = self._sent, None
-        if sent is Interrupted and (outcome is None or outcome.state == FAILURE):
+        if sent is Interrupted and (outcome is None or outcome.state in (FAILURE, PENDING)):
             return Died(request.receipt, {"reason": "interrupted"})
         if outcome is not None:
             return Finished(request.receipt, outcome)

@@ -20,7 +20,7 @@ from kern.errors import ImproperlyConfigured
 
 #: ``KERN_…`` variables that are no settings: those of the command line, and of kern's own tests.
 OWN_VARIABLES = frozenset({"KERN_APP", "KERN_PLUGINS", "KERN_WORKDIR", "KERN_NO_COLOR", "KERN_QUIET"})
-OWN_PREFIXES = ("KERN_TEST_",)
+OWN_PREFIXES = ("KERN_TEST_", "KERN_TESTING_")
 
 #: What is read of Celery's environment, as Celery itself does.
 CELERY_VARIABLES: Mapping[str, str] = {

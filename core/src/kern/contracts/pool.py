@@ -133,7 +133,11 @@ class Pool(ABC):
 
     @abstractmethod
     def stop(self, timeout: float | None = None) -> Reply[None]:
-        """End, once what runs has finished or *timeout* seconds have passed. Safe before a start, and twice."""
+        """End, once what runs has finished or *timeout* seconds have passed. Safe before a start, and twice.
+
+        What still runs then is interrupted (:class:`kern.errors.Interrupted`) or killed, and told as ``Died``, or as
+        ``Finished`` if it ended all the same; nothing is told after the reply.
+        """
 
     def info(self) -> dict[str, Any]:
         """Facts for ``inspect stats``; JSON values."""

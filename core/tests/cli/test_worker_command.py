@@ -41,7 +41,7 @@ class TestRunning:
         assert facts["queues"] == "a, b"
         assert facts["tasks"] == "2"
         assert "broker-sql" in facts["plugins"]
-        assert "cannot enforce hard time limits" in worker.out
+        assert "cannot kill a task at its hard time limit" in worker.out
         assert worker.err == ""
 
     def test_it_names_its_tasks_when_asked_for_more(self, start) -> None:
@@ -65,16 +65,18 @@ class TestRunning:
     def test_settings_may_be_given_behind_the_options(self, start, tmp_path: Path) -> None:
         (tmp_path / "proj.py").write_text(
             (tmp_path / "proj.py").read_text() + "\n\n@app.task\ndef prefetch():\n"
-            "    return [app.conf.worker_prefetch_multiplier, app.conf.worker_heartbeat, add.soft_time_limit]\n"
+            "    conf = app.conf\n"
+            "    return [conf.worker_prefetch_multiplier, conf.worker_heartbeat, add.time_limit, add.soft_time_limit]\n"
         )
         worker = start(
-            *("worker", "-A", "proj", "-P", "solo", "--soft-time-limit", "60", "--prefetch-multiplier", "3"),
+            *("worker", "-A", "proj", "-P", "solo", "--time-limit", "90", "--soft-time-limit", "60"),
+            *("--prefetch-multiplier", "3"),
             *("worker.heartbeat=2", "broker_connection_retry=no"),
         )
         worker.printed("ready")
         call = start("call", "proj.prefetch", "--wait", "--json", "--timeout", "30")
         assert call.ended() == 0, call.err
-        assert json.loads(call.out)["result"] == [3, 2.0, 60.0]
+        assert json.loads(call.out)["result"] == [3, 2.0, 90.0, 60.0]
 
     def test_modules_given_are_imported_and_their_tasks_run_without_any_application_named(
         self, start, tmp_path: Path
@@ -190,7 +192,6 @@ class TestWrong:
         [
             (["worker"], "no application. Say which with -A proj, with KERN_APP"),
             (["worker", "-A", "nosuch"], "The module nosuch was not found."),
-            (["worker", "-A", "proj", "-P", "solo", "--time-limit", "3"], "--time-limit cannot act: the pool 'solo'"),
             (["worker", "-A", "proj", "-P", "solo", "--max-tasks-per-child", "3"], "no processes to replace"),
             (["worker", "-A", "proj", "-c", "many"], "must be a non-negative integer or 'auto', got 'many'"),
             (["worker", "-A", "proj", "-l", "inof"], "no level 'inof'; did you mean INFO?"),

@@ -44,7 +44,7 @@ def remarks(worker: Worker) -> Iterator[str]:
     if PoolCapability.HARD_LIMITS not in pool.capabilities:
         limited = sorted(task.name for task in app.tasks.values() if task.time_limit)
         which = f" (set for {', '.join(limited[:3])}{' …' if len(limited) > 3 else ''})" if limited else ""
-        yield f"the pool {worker.pool_name!r} cannot enforce hard time limits{which}"
+        yield f"the pool {worker.pool_name!r} cannot kill a task at its hard time limit, only fail it{which}"
     if not own_tasks(app):
         yield "no tasks are registered: name the modules that define them in include, or import them beside the app"
 

@@ -146,7 +146,6 @@ def _refuse_what_cannot_act(worker: Worker, options: Mapping[str, Any]) -> None:
     from kern.contracts.pool import PoolCapability
 
     needed = {
-        "time_limit": (PoolCapability.HARD_LIMITS, "cannot enforce hard limits"),
         "soft_time_limit": (PoolCapability.SOFT_LIMITS, "cannot enforce soft limits"),
         "max_tasks_per_child": (PoolCapability.ISOLATED, "has no processes to replace"),
         "max_memory_per_child": (PoolCapability.ISOLATED, "has no processes to replace"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import gc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from kern import eager, log
@@ -23,6 +25,20 @@ logger = log.get_logger("kern.app")
 
 #: Calls for which ``send_many`` takes the time of one ``publish_timeout``.
 CALLS_A_TIMEOUT = 10_000
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Nothing that a batch is made of is garbage before it is sent, and looking for some in tens of thousands of new
+    messages again and again takes a fifth of the time of making and sending them."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class Calls:
@@ -95,7 +111,8 @@ class Calls:
         self, calls: Iterable[Signature[Any]], options: Mapping[str, Any]
     ) -> tuple[list[Prepared | EagerResult[Any]], Sequence[Prepared]]:
         """The calls in order, and those of them that are to be published, as listeners want them."""
-        items = [self._prepare_signature(call, options) for call in calls]
+        with _collector_paused():
+            items = [self._prepare_signature(call, options) for call in calls]
         batch = [item for item in items if isinstance(item, Prepared)]
         return items, self._publisher.announce(batch) if batch else batch
 

@@ -1,0 +1,1 @@
+"""What the Redis drivers of kern share: connections, scripts, keys, records."""

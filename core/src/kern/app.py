@@ -21,7 +21,7 @@ from kern.calls import Calls
 from kern.config_sources import import_name
 from kern.connection import Connection
 from kern.contracts.blocking import threaded, threaded_store
-from kern.contracts.continuation import Composer
+from kern.contracts.continuation import Composer, Follows
 from kern.contracts.result_store import DocumentForm, ResultStore
 from kern.contracts.transport import Transport, TransportCapability, Whereabouts
 from kern.decorators import BoundTaskDecorator, TaskDecorator
@@ -699,15 +699,16 @@ class Kern:
             meta = documents.decode_document(document, self.accept)
         except KernError as error:
             return attrs.evolve(runner.unreadable(request, error), document=None)
-        follows = runner.follow(request, meta.status, meta.result) if meta.status != states.REVOKED else None
+        follows = runner.follow(request, meta.status, meta.result) if meta.status != states.REVOKED else Follows()
         return Outcome(
             receipt=request.receipt,
             task_id=request.id or "",
             task=request.task or "",
             state=meta.status,
             disposition=Release(),
-            follow_ups=follows.publications if follows is not None else (),
-            join_parts=follows.join_parts if follows is not None else (),
+            documents=runner.documents_of(follows, meta.result, meta.traceback),
+            follow_ups=follows.publications,
+            join_parts=follows.join_parts,
             summary="completed before",
         )
 

@@ -11,11 +11,12 @@ import attrs
 
 from kern import protocol, serialization, states
 from kern.call_options import check_options
+from kern.contracts.continuation import Follows
 from kern.delivery import Delivery
 from kern.protocol import Call
 from kern.request import Request
 from kern.result import EagerResult, denied_join_result
-from kern.runner import Execution
+from kern.runner import Execution, is_ignored
 from kern.task import Task, running
 
 if TYPE_CHECKING:
@@ -129,9 +130,12 @@ def _run(app: Kern, task: Task[Any, Any], request: Request, throw: bool) -> Exec
             headers=call.options.get("headers") or None,
             children=[],
         )
-    _store(app, task, request, execution)
+    if task.store_eager_result:
+        _store(app, task, request, execution)
     if execution.state in (states.SUCCESS, states.FAILURE):
         follows = runner.follow(request, execution.state, execution.value)
+        if task.store_eager_result:
+            _store_endings(app, follows)
         if app.conf.task_always_eager:
             for publication in follows.publications:
                 _run_publication(app, publication, throw)
@@ -141,14 +145,17 @@ def _run(app: Kern, task: Task[Any, Any], request: Request, throw: bool) -> Exec
 
 
 def _store(app: Kern, task: Task[Any, Any], request: Request, execution: Execution) -> None:
-    ignored = request.ignore_result if request.ignore_result is not None else task.ignore_result
-    if not task.store_eager_result or execution.state not in states.READY_STATES:
-        return
-    if ignored and not (execution.state == states.FAILURE and task.store_errors_even_if_ignored):
+    if execution.state not in states.READY_STATES or is_ignored(request, task, execution.state):
         return
     app.backend.store_result(
         request.id or "", execution.value, execution.state, traceback=execution.traceback, request=request
     )
+
+
+def _store_endings(app: Kern, follows: Follows) -> None:
+    for ending in follows.endings:
+        if not is_ignored(ending.request, app.tasks.get(ending.request.task or ""), ending.state):
+            app.backend.store_result(ending.request.id or "", ending.value, ending.state, request=ending.request)
 
 
 def _run_publication(app: Kern, publication: Publication, throw: bool) -> None:

@@ -38,6 +38,11 @@ class Document:
     #: The complete document as Celery's key/value stores keep it; ``None`` in a store that keeps parts.
     whole: bytes | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes of what is encoded, whole or the result alone."""
+        return len(self.whole or self.result or b"")
+
 
 @attrs.frozen
 class ExtendedFields:
@@ -145,6 +150,8 @@ class Outcome:
     disposition: Disposition
     #: ``None``: nothing is stored.
     document: Document | None = None
+    #: What is stored of other calls that end with this one: later steps of a chain that failed, which never run.
+    documents: tuple[Document, ...] = ()
     #: Calls that follow, with ids and due times fixed; confirmed before the lease is released.
     follow_ups: tuple[Publication, ...] = ()
     join_parts: tuple[JoinPart, ...] = ()

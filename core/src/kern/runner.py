@@ -228,6 +228,7 @@ class Runner:
             state=execution.state,
             disposition=self._disposition(task, execution, retry),
             document=self._document(task, request, execution),
+            documents=self.documents_of(follows, execution.value, execution.traceback) if follows.endings else (),
             follow_ups=tuple(follow_ups),
             join_parts=follows.join_parts,
             events=self._events(task, request, execution),
@@ -259,9 +260,22 @@ class Runner:
         return Follows(
             tuple(publication for part in parts for publication in part.publications),
             tuple(join_part for part in parts for join_part in part.join_parts),
-            tuple(document for part in parts for document in part.documents),
+            tuple(ending for part in parts for ending in part.endings),
             tuple(children),
         )
+
+    def documents_of(self, follows: Follows, value: Any, traceback: str | None = None) -> tuple[Document, ...]:
+        """What is stored of the calls that end with one that ended with *value* and *traceback*; who has that value,
+        too, has its traceback."""
+        if self._whole is None:
+            return ()
+        made: list[Document] = []
+        for ending in follows.endings:
+            task = self._app.tasks.get(ending.request.task or "")
+            if ending.request.id and not is_ignored(ending.request, task, ending.state):
+                its_traceback = traceback if ending.value is value else None
+                made.append(self._encoded(task, ending.request, ending.state, ending.value, its_traceback, self._whole))
+        return tuple(made)
 
     def _disposition(self, task: Task[Any, Any], execution: Execution, retry: Publication | None) -> Disposition:
         if execution.reject is not None:
@@ -278,25 +292,27 @@ class Runner:
 
     def _document(self, task: Task[Any, Any], request: Request, execution: Execution) -> Document | None:
         state = execution.state
-        if self._whole is None or state in (states.IGNORED, states.PENDING):
-            return None
-        ignored = request.ignore_result if request.ignore_result is not None else bool(task.ignore_result)
-        if ignored and not (state == states.FAILURE and task.store_errors_even_if_ignored):
+        if self._whole is None or state in (states.IGNORED, states.PENDING) or is_ignored(request, task, state):
             return None
         if state == states.REJECTED:
             if execution.reject is None or execution.reject.requeue:
                 return None
             state = states.FAILURE
-        if self._extended and task.sensitive:
+        return self._encoded(task, request, state, execution.value, execution.traceback, self._whole)
+
+    def _encoded(
+        self, task: Task[Any, Any] | None, request: Request, state: str, value: Any, traceback: str | None, whole: bool
+    ) -> Document:
+        if self._extended and task is not None and task.sensitive:
             args, kwargs = task.masked_arguments(request.args or (), request.kwargs or {})
             request = attrs.evolve(request, args=args, kwargs=kwargs)
         return documents.encode_document(
             request.id or "",
             state,
-            execution.value,
-            whole=self._whole,
+            value,
+            whole=whole,
             serializer=self._serializer,
-            traceback=execution.traceback,
+            traceback=traceback,
             request=request,
             extended=self._extended,
             compression=self._compression,
@@ -542,6 +558,13 @@ class _Run:
                 raise
             logger.exception("handler failed", handler=name, error=saferepr(error))
             self._runner._notify("kern_task_internal_error", task=self.task, request=self.request, exception=error)
+
+
+def is_ignored(request: Request, task: Task[Any, Any] | None, state: str) -> bool:
+    """Whether no result of *request* in *state* is to be stored; *task* is the one it calls, where that is known."""
+    ignored = request.ignore_result if request.ignore_result is not None else bool(task and task.ignore_result)
+    stored_even_so = state == states.FAILURE and task is not None and task.store_errors_even_if_ignored
+    return ignored and not stored_even_so
 
 
 def _goes_elsewhere(publication: Publication, request: Request) -> bool:

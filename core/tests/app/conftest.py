@@ -116,7 +116,8 @@ class Bench:
     def settle(self, outcomes: list[Outcome]) -> None:
         if self.app.result_backend_url is not None:
             documents = [outcome.document for outcome in outcomes]
-            plans = [plan for plan in self.store.plan(documents, [()] * len(documents)) if plan is not None]
+            others = [outcome.documents for outcome in outcomes]
+            plans = [plan for plan in self.store.plan(documents, [()] * len(documents), others) if plan is not None]
             for written in self.store.write(plans).result(SECONDS):
                 assert written.error is None
         settled = self.transport.settle([Settlement(outcome) for outcome in outcomes]).result(SECONDS)

@@ -11,14 +11,14 @@ import pytest
 
 from kern import allow_join_result, states
 from kern.app import Kern
-from kern.contracts.continuation import Continuation, Follows
+from kern.contracts.continuation import Continuation, Ending, Follows
 from kern.errors import CapabilityMissing, EncodeError, Ignore, MaxRetriesExceededError, Reject
 from kern.hookspecs import hookimpl
 from kern.request import Request
 from kern.result import EagerResult
 from kern.task import Task
 
-from .conftest import Bench
+from .conftest import SECONDS, Bench
 
 
 def add(x: Any, y: Any = 1) -> Any:
@@ -315,7 +315,7 @@ class TestAlways:
 class Linking(Continuation):
     """Calls what is linked with the value."""
 
-    kinds = frozenset({"callbacks"})
+    kinds = frozenset({"callbacks", "errbacks"})
 
     def __init__(self, app: Kern) -> None:
         self.app = app
@@ -324,6 +324,9 @@ class Linking(Continuation):
         return [dict(value)]
 
     def follow(self, request: Request, state: str, value: Any) -> Follows:
+        if state == states.FAILURE:
+            later = [Request(id=each["options"]["task_id"], task=each["task"]) for each in request.errbacks or ()]
+            return Follows(endings=tuple(Ending(call, state, value) for call in later))
         calls = [self.app.signature(each["task"], (value,)) for each in request.callbacks or ()]
         return Follows(
             tuple(self.app.publication(call, parent_id=request.id, root_id=request.root_id) for call in calls)
@@ -359,6 +362,13 @@ class TestWhatFollows:
         task = eager.app.task(bind=True)(lambda self: "done" if self.request.retries else self.retry())
         task.apply_async(link=after.s())
         assert seen == ["done"]
+
+    def test_other_calls_that_end_with_it_are_stored_if_it_is(self, make_bench: Callable[..., Bench]) -> None:
+        bench = make_bench(task_store_eager_result=True)
+        bench.app.register(Linking(bench.app))
+        bench.app.task(lambda: 1 / 0, name="t").apply(link_error={"task": "later", "options": {"task_id": "later-id"}})
+        with pytest.raises(ZeroDivisionError):
+            bench.app.AsyncResult("later-id").get(timeout=SECONDS)
 
     def test_without_a_plugin_it_is_refused(self, app: Kern) -> None:
         task = app.task(add)

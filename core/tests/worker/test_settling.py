@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 
 from kern import states
+from kern.contracts.continuation import Continuation, Ending, Follows
+from kern.contracts.result_store import WriteStatus, Written
 from kern.contracts.transport import Settled, SettleStatus
-from kern.errors import BackendUnavailable, PublishRefused, TransportError
+from kern.errors import BackendStoreError, BackendUnavailable, PublishRefused, TransportError, WorkerLostError
 from kern.hookspecs import hookimpl
+from kern.request import Request
+from kern.worker.endings import Endings
 from kern_testing import make
 from kern_testing.memory import space
 from kern_testing.waiting import eventually, throughout
@@ -246,6 +250,78 @@ def test_a_value_the_store_does_not_take_becomes_a_description(bench: Any) -> No
     bench.empty()
 
 
+class Chains(Continuation):
+    """Understands chains: their later steps, each known by its id, end with what failed."""
+
+    kinds = frozenset({"chain"})
+
+    def prepare(self, kind: str, value: Any) -> Any:
+        return value
+
+    def follow(self, request: Request, state: str, value: Any) -> Follows:
+        if state != states.FAILURE:
+            return Follows()
+        steps = [Request(id=each["options"]["task_id"], task=each["task"]) for each in request.chain or ()]
+        return Follows(endings=tuple(Ending(step, state, value) for step in steps))
+
+    @hookimpl
+    def kern_continuations(self) -> list[Continuation]:
+        return [self]
+
+
+CHAIN = [{"task": "tests.later", "args": [], "kwargs": {}, "options": {"task_id": f"step-{n}"}} for n in range(3)]
+
+
+@pytest.mark.parametrize("late", [True, False], ids=["acks late", "acks early"])
+@pytest.mark.parametrize("servers", ["bench", "apart"])
+def test_the_later_steps_of_what_failed_end_with_it(request: pytest.FixtureRequest, servers: str, late: bool) -> None:
+    """Their documents are written as its own is, in the same batch, with one server and with two."""
+    bench = request.getfixturevalue(servers)
+    bench.app.register(Chains())
+
+    @bench.app.task(acks_late=late)
+    def fail() -> None:
+        raise ValueError("no")
+
+    bench.worker()
+    result = fail.apply_async(chain=CHAIN)
+    for each in (result, *(bench.app.AsyncResult(f"step-{n}") for n in range(3))):
+        with pytest.raises(ValueError, match="no"):
+            each.get(timeout=5)
+        assert "raise ValueError" in each.traceback
+    bench.empty()
+
+
+def test_the_later_steps_of_what_the_worker_ends_end_with_it(bench: Any) -> None:
+    """Also where the worker makes the end itself: of a task that was lost, or whose result is there already."""
+    bench.app.register(Chains())
+    bench.app.task(name="tests.quiet", ignore_result=True)(lambda: None)
+    quiet = {**CHAIN[0], "task": "tests.quiet"}
+    request = Request(id="one", task="tests.first", args=(), kwargs={}, chain=[quiet, *CHAIN[1:]])
+    lost = Endings(bench.app, bench.app.conf, "w@here", True).failed(request, WorkerLostError("gone"))
+    assert [(d.task_id, d.status) for d in lost.documents] == [("step-1", states.FAILURE), ("step-2", states.FAILURE)]
+    assert lost.document is not None
+    repeated = bench.app.repeat(request, lost.document)
+    assert [document.task_id for document in repeated.documents] == ["step-1", "step-2"]
+
+
+def test_steps_whose_documents_are_refused_become_descriptions(bench: Any) -> None:
+    """A chain whose later documents the store does not take ends all the same."""
+    bench.app.register(Chains())
+
+    @bench.app.task(ignore_result=True)
+    def fail() -> None:
+        raise ValueError("x" * 20_000)
+
+    fail.apply_async(chain=CHAIN)
+    too_large = lambda o: any(document.size > 20_000 for document in o.documents)  # noqa: E731
+    bench.worker(lambda b: refusing(b, TransportError("value too large for its column"), too_large))
+    for n in range(3):
+        with pytest.raises(BackendStoreError, match="could not be stored"):
+            bench.app.AsyncResult(f"step-{n}").get(timeout=5)
+    bench.empty()
+
+
 def test_what_can_never_be_settled_goes_to_quarantine(bench: Any) -> None:
     """As a follow-up that no queue receives: the result is stored, the message is kept with the error."""
 
@@ -268,6 +344,29 @@ def test_what_can_never_be_settled_goes_to_quarantine(bench: Any) -> None:
     (entry,) = bench.client.quarantined()
     assert (entry.reason, entry.evidence["error"]) == ("unsettled", "no queue is bound")
     assert result.state == states.SUCCESS
+    eventually(lambda: running.worker.held == 0)
+
+
+@pytest.mark.parametrize("servers", ["bench", "apart"])
+def test_a_result_that_can_never_be_stored_keeps_no_message(request: pytest.FixtureRequest, servers: str) -> None:
+    """Not even its description is taken: the message goes to quarantine without a result, and the worker is free."""
+    bench = request.getfixturevalue(servers)
+
+    @bench.app.task
+    def one() -> int:
+        return 1
+
+    result = one.delay()
+
+    def refuse(b: Any) -> None:
+        refusing(b, TransportError("corrupt page"), lambda outcome: outcome.document is not None)
+        b.store.write = lambda plans: [Written(WriteStatus.WRITTEN, error=BackendStoreError("corrupt page"))]
+
+    running = bench.worker(refuse)
+    eventually(bench.client.quarantined)
+    (entry,) = bench.client.quarantined()
+    assert (entry.reason, entry.evidence["error"]) == ("unsettled", "corrupt page")
+    assert bench.document(result.id) is None
     eventually(lambda: running.worker.held == 0)
 
 

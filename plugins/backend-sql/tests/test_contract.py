@@ -19,19 +19,24 @@ def maker(url: str) -> MakeStore:
     return make
 
 
-class TestOnSqlite(ResultStoreContract):
+class OfDatabases(ResultStoreContract):
+    #: No column of ids is as long.
+    refused_id = "x" * 300
+
+
+class TestOnSqlite(OfDatabases):
     @pytest.fixture
     def make_store(self, sqlite_url: str) -> MakeStore:
         return maker(sqlite_url)
 
 
-class TestOnPostgresql(ResultStoreContract):
+class TestOnPostgresql(OfDatabases):
     @pytest.fixture
     def make_store(self, postgresql_url: str) -> MakeStore:
         return maker(postgresql_url)
 
 
-class TestOnMariadb(ResultStoreContract):
+class TestOnMariadb(OfDatabases):
     @pytest.fixture
     def make_store(self, mariadb_url: str) -> MakeStore:
         return maker(mariadb_url)

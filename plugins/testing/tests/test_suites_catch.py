@@ -277,10 +277,21 @@ BROKEN_STORES = {
     ),
     "forgets the parent": (
         """
-        def plan(self, documents, parts):
-            return super().plan([d and attrs.evolve(d, parent_id=None) for d in documents], parts)
+        def plan(self, documents, parts, others=()):
+            return super().plan([d and attrs.evolve(d, parent_id=None) for d in documents], parts, others)
         """,
         ["test_a_document_is_read_as_it_was_written"],
+    ),
+    "forgets the other calls": (
+        """
+        def plan(self, documents, parts, others=()):
+            return super().plan(documents, parts, [many[:1] for many in others])
+        """,
+        [
+            "test_documents_of_other_calls_are_written_with_the_plan",
+            "test_documents_of_other_calls_overwrite_no_success",
+            "test_who_watches_is_told_of_documents_of_other_calls",
+        ],
     ),
     "tells nobody": (
         "def collect(self, watched): return ()",
@@ -316,8 +327,8 @@ BROKEN_STORES = {
     ),
     "keeps what has expired": (
         """
-        def plan(self, documents, parts):
-            return [p and attrs.evolve(p, expires=None) for p in super().plan(documents, parts)]
+        def plan(self, *outcomes):
+            return [p and attrs.evolve(p, expires=None) for p in super().plan(*outcomes)]
         def write(self, plans):
             self._expires = None
             return super().write(plans)
@@ -365,13 +376,14 @@ BROKEN_JOINTS = {
         def settle(self, batch):
             for item in batch:
                 if item.plan is not None:
-                    self.space.results.apply(self.space.results.change(item.plan.document, item.plan.join_parts, None))
+                    self.space.results.apply(self.space.results.change(item.plan, None))
             return super().settle(batch)
         """,
         [
             "test_who_has_lost_the_lease_writes_no_result",
             "test_a_failed_settlement_writes_no_result",
-            "test_a_crash_inside_writes_neither",
+            "test_a_crash_inside_writes_nothing",
+            "test_a_fenced_settlement_ends_no_other_call",
             "test_a_fenced_member_does_not_count",
         ],
     ),

@@ -492,8 +492,13 @@ class ThreadedResultStore(DriverThread, ResultStore):
     def stop(self) -> Reply[None]:
         return self.end()
 
-    def plan(self, documents: Sequence[Document | None], parts: Sequence[Sequence[JoinPart]]) -> list[Plan | None]:
-        return self.driver.plan(documents, parts)
+    def plan(
+        self,
+        documents: Sequence[Document | None],
+        parts: Sequence[Sequence[JoinPart]],
+        others: Sequence[Sequence[Document]] = (),
+    ) -> list[Plan | None]:
+        return self.driver.plan(documents, parts, others)
 
     def write(self, plans: Sequence[Plan]) -> Reply[list[Written]]:
         return self.call(self.driver.write, plans)

@@ -19,13 +19,25 @@ from kern.request import Request
 
 
 @attrs.frozen
+class Ending:
+    """The end of another call, which never runs."""
+
+    #: The call as the request it would have been: its id, task and group, and what is said of its result.
+    request: Request
+    #: Final.
+    state: str
+    #: The exception, or the value.
+    value: Any
+
+
+@attrs.frozen
 class Follows:
     """What is to be written together with the outcome."""
 
     publications: tuple[Publication, ...] = ()
     join_parts: tuple[JoinPart, ...] = ()
-    #: Ids of later steps that end with this one's failure, with the document each is to get.
-    documents: tuple[Any, ...] = ()
+    #: Other calls that end with this one: the later steps of a chain that failed. Their documents are made by core.
+    endings: tuple[Ending, ...] = ()
     #: Result tuples to record as the task's children.
     children: tuple[Any, ...] = ()
 

@@ -4,6 +4,7 @@ Like the transport it has two forms: :class:`ResultStore`, the port, and :class:
 write. The promises, each a test of ``kern_testing.ResultStoreContract``:
 
 * A stored ``SUCCESS`` is never overwritten; other final states are not overwritten by states that are not final.
+* What one plan has, the documents of several calls and parts of joins, is written as a whole or not at all.
 * A document that was written is read back as it was, field by field.
 * Whoever watches an id is told when its document becomes final, without a thread or connection for each.
 * Group documents and results expire after ``result_expires``; an expired document is as good as absent.
@@ -73,12 +74,15 @@ class Plan:
     server: str | None
     document: Document | None
     join_parts: tuple[JoinPart, ...] = ()
+    #: Documents of other calls that end with this one: written together with the rest of the plan, or not at all.
+    documents: tuple[Document, ...] = ()
 
 
 @attrs.frozen
 class Written:
     """The answer to one plan."""
 
+    #: Of the outcome's own document.
     status: WriteStatus
     #: Messages to publish because a join completed.
     publications: tuple[Publication, ...] = ()
@@ -161,8 +165,17 @@ class ResultStore(ABC):
         return reply.result(timeout)
 
     @abstractmethod
-    def plan(self, documents: Sequence[Document | None], parts: Sequence[Sequence[JoinPart]]) -> list[Plan | None]:
-        """One plan for each outcome, in order; ``None`` where nothing is to be written. No input or output."""
+    def plan(
+        self,
+        documents: Sequence[Document | None],
+        parts: Sequence[Sequence[JoinPart]],
+        others: Sequence[Sequence[Document]] = (),
+    ) -> list[Plan | None]:
+        """One plan for each outcome, in order; ``None`` where nothing is to be written. No input or output.
+
+        :param documents: of the calls themselves.
+        :param others: of further calls that end with each of them; empty: there are none at all.
+        """
 
     @abstractmethod
     def write(self, plans: Sequence[Plan]) -> Reply[list[Written]]:
@@ -247,7 +260,12 @@ class BlockingResultStore(ABC):
         """Final documents among *watched* that may have come since the last call. Cheap when nothing changed."""
 
     @abstractmethod
-    def plan(self, documents: Sequence[Document | None], parts: Sequence[Sequence[JoinPart]]) -> list[Plan | None]:
+    def plan(
+        self,
+        documents: Sequence[Document | None],
+        parts: Sequence[Sequence[JoinPart]],
+        others: Sequence[Sequence[Document]] = (),
+    ) -> list[Plan | None]:
         """As :meth:`ResultStore.plan`; called on any thread."""
 
     @abstractmethod

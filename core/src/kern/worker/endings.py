@@ -17,13 +17,13 @@ from kern.delivery import Delivery
 from kern.errors import TaskRevokedError, WorkerLostError
 from kern.outcome import Disposition, Document, Event, GiveBack, Outcome, Quarantine, Release
 from kern.request import Request
+from kern.runner import is_ignored
 from kern.settings import Settings
 from kern.timeutil import clock
 from kern.worker.state import InFlight
 
 if TYPE_CHECKING:
     from kern.app import Kern
-    from kern.task import Task
 
 logger = log.get_logger("kern.worker")
 
@@ -144,6 +144,7 @@ class Endings:
         return attrs.evolve(
             outcome,
             document=self.document(request, outcome.state, error),
+            documents=self._runner.documents_of(follows, error),
             follow_ups=follows.publications,
             join_parts=follows.join_parts,
             events=events,
@@ -164,7 +165,7 @@ class Endings:
     def document(self, request: Request, state: str, value: Any) -> Document | None:
         """The document of a request that is not where it runs; ``None`` if nothing is to be stored."""
         task = self._tasks.get(request.task or "")
-        if self._whole is None or not request.id or self._is_ignored(request, task, state):
+        if self._whole is None or not request.id or is_ignored(request, task, state):
             return None
         conf = self._conf
         return documents.encode_document(
@@ -176,11 +177,6 @@ class Endings:
             request=request,
             extended=conf.result_extended and request.args is not None,
         )
-
-    def _is_ignored(self, request: Request, task: Task[Any, Any] | None, state: str) -> bool:
-        ignored = request.ignore_result if request.ignore_result is not None else bool(task and task.ignore_result)
-        stored_even_so = state == states.FAILURE and task is not None and task.store_errors_even_if_ignored
-        return ignored and not stored_even_so
 
     def _event(self, kind: str, request: Request, fields: Mapping[str, Any]) -> tuple[Event, ...]:
         task = self._tasks.get(request.task or "")

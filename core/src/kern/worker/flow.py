@@ -20,7 +20,7 @@ from kern.contracts.pool import Died, Finished, Pool, PoolBroken, PoolCapability
 from kern.contracts.port import Down, Lost, TransportEvent, Up, Woken
 from kern.contracts.result_store import ResultStore
 from kern.contracts.transport import Owner, SettleStatus, Transport
-from kern.outcome import GiveBack, Outcome, Quarantine, RetryAt
+from kern.outcome import Document, GiveBack, Outcome, Quarantine, RetryAt
 from kern.settings import Settings
 from kern.worker.admission import Admission
 from kern.worker.blame import Coroner
@@ -331,10 +331,14 @@ class Flow:
         self.claimer.room()
 
     def _reduce(self, outcome: Outcome, error: Exception) -> Outcome:
-        if outcome.document is None:
-            return outcome
-        reduced = documents.describe_unstorable(outcome.document, error, self._conf.result_serializer)
-        return attrs.evolve(outcome, document=reduced)
+        def reduced(document: Document) -> Document:
+            return documents.describe_unstorable(document, error, self._conf.result_serializer)
+
+        return attrs.evolve(
+            outcome,
+            document=reduced(outcome.document) if outcome.document is not None else None,
+            documents=tuple(reduced(document) for document in outcome.documents),
+        )
 
 
 def _log(outcomes: Sequence[Outcome]) -> None:

@@ -5,7 +5,8 @@ another server waits for that server first and goes on to the broker once its re
 never waits for a result store.
 
 A server that cannot be reached is asked again for ever. An item that a reachable server refuses is tried again alone;
-then what it stores is replaced by a description; and at last its message is put in quarantine with the error.
+then what it stores is replaced by a description; then its message is put in quarantine with the error, at last without
+a result.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ BATCH = 500
 OUTCOMES_WAITING = 1000
 #: Bytes of encoded results and follow-ups that may wait to be written.
 BYTES_WAITING = 16 * 1024 * 1024
-#: Refusals after which what an outcome stores is replaced by a description, and after which it is put in quarantine.
-REDUCED_AFTER, QUARANTINED_AFTER = 3, 6
+#: Refusals after which what an outcome stores is replaced by a description, after which it is put in quarantine, and
+#: after which it goes there without anything being stored.
+REDUCED_AFTER, QUARANTINED_AFTER, UNSTORED_AFTER = 3, 6, 9
 #: Seconds before a refused outcome is tried again; so many times the number of its refusals.
 REFUSED_PAUSE = 0.05
 
@@ -53,7 +55,9 @@ class Pending:
 
     def __attrs_post_init__(self) -> None:
         document, follow_ups = self.outcome.document, self.outcome.follow_ups
-        self.size = 0 if document is None else len(document.whole or document.result or b"")
+        self.size = 0 if document is None else document.size
+        if self.outcome.documents:
+            self.size += sum(document.size for document in self.outcome.documents)
         if follow_ups:
             self.size += sum(publication.message.size for publication in follow_ups)
 
@@ -110,7 +114,9 @@ class Settler:
             return [None] * len(batch)
         try:
             return self._store.plan(
-                [pending.outcome.document for pending in batch], [pending.outcome.join_parts for pending in batch]
+                [pending.outcome.document for pending in batch],
+                [pending.outcome.join_parts for pending in batch],
+                [pending.outcome.documents for pending in batch],
             )
         except Exception as error:
             if len(batch) > 1:
@@ -132,7 +138,7 @@ class Settler:
             pending.outcome = self._reduce(pending.outcome, error)
         except Exception:
             logger.exception("not even a description of it", task_id=pending.outcome.task_id)
-            pending.outcome = attrs.evolve(pending.outcome, document=None)
+            pending.outcome = attrs.evolve(pending.outcome, document=None, documents=())
         pending.refusals = max(pending.refusals, REDUCED_AFTER)
 
     def _route(self, pending: Pending) -> None:
@@ -285,7 +291,7 @@ class Settler:
         """One outcome was not taken, its neighbours were: try it again, in the end without what is refused."""
         pending.refusals += 1
         outcome = pending.outcome
-        if pending.refusals == REDUCED_AFTER and outcome.document is not None:
+        if pending.refusals == REDUCED_AFTER and (outcome.document is not None or outcome.documents):
             self._reduce_one(pending, error)
             pending.plan = self._plans([pending])[0]
         elif pending.refusals == QUARANTINED_AFTER:
@@ -293,6 +299,10 @@ class Settler:
             logger.error(f"outcome refused for good: {given_up}", task_id=outcome.task_id, error=str(error))
             evidence = {"error": str(error), "error_type": type(error).__name__, "state": outcome.state}
             pending.outcome = attrs.evolve(outcome, follow_ups=(), disposition=Quarantine("unsettled", evidence))
+        elif pending.refusals == UNSTORED_AFTER and pending.plan is not None:
+            logger.error("nothing of the result can be stored", task_id=outcome.task_id, error=str(error))
+            pending.outcome = attrs.evolve(outcome, document=None, documents=(), join_parts=())
+            pending.plan = None
         else:
             logger.warning("outcome refused, trying again", task_id=outcome.task_id, error=str(error))
         pause = REFUSED_PAUSE * min(pending.refusals, 20)

@@ -160,10 +160,17 @@ class SqlResultStore(BlockingResultStore):
 
     # -- documents
 
-    def plan(self, documents: Sequence[Document | None], parts: Sequence[Sequence[JoinPart]]) -> list[Plan | None]:
+    def plan(
+        self,
+        documents: Sequence[Document | None],
+        parts: Sequence[Sequence[JoinPart]],
+        others: Sequence[Sequence[Document]] = (),
+    ) -> list[Plan | None]:
         return [
-            SqlPlan(self.server, document, tuple(its_parts), writer=self._writer) if document or its_parts else None
-            for document, its_parts in zip(documents, parts, strict=True)
+            SqlPlan(self.server, document, tuple(its_parts), tuple(its_others), writer=self._writer)
+            if document or its_parts or its_others
+            else None
+            for document, its_parts, its_others in zip(documents, parts, others or [()] * len(documents), strict=True)
         ]
 
     def write(self, plans: Sequence[Plan]) -> list[Written]:

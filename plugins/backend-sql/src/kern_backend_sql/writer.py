@@ -7,11 +7,12 @@ from datetime import datetime
 
 from kern.contracts.result_store import WriteStatus, Written
 from kern.errors import BackendStoreError
+from kern.outcome import Document
 from kern.states import READY_STATES, SUCCESS
 from kern_backend_sql.joins import Joins
 from kern_backend_sql.rows import Row, Rows, now
 from kern_backend_sql.tables import ID_LENGTH, TASK_COLUMNS, Layout, Names, ensure
-from kern_sql_engine import Connection, Database, Dialect, Family, PostgresqlConnection, SqlPlan
+from kern_sql_engine import Connection, Database, Dialect, Family, Kind, PostgresqlConnection, SqlError, SqlPlan
 
 #: PostgreSQL tells on this channel which results are final.
 CHANNEL = "kern_result"
@@ -107,42 +108,50 @@ class Writer:
 
     def write(self, connection: Connection, plans: Sequence[SqlPlan]) -> list[Written]:
         statements = self.statements(connection)
-        answers: dict[int, Written] = {}
-        documents: dict[int, Row] = {}
+        answers = [Written(WriteStatus.WRITTEN)] * len(plans)
+        # With the position of the plan whose own document it is.
+        rows: list[tuple[int | None, Row]] = []
         for position, plan in enumerate(plans):
-            document = plan.document
-            if document is None:
-                answers[position] = Written(WriteStatus.WRITTEN)
-                continue
             try:
-                if len(document.task_id) > ID_LENGTH or "\0" in document.task_id:
-                    raise BackendStoreError(
-                        f"the id {document.task_id[:40]!r}… does not fit its column of {ID_LENGTH} characters",
-                        state=document.status,
-                        task_id=document.task_id,
-                    )
-                documents[position] = self._rows.of(document, statements.layout)
+                own = () if plan.document is None else ((position, self._row(plan.document, statements.layout)),)
+                others = [(None, self._row(document, statements.layout)) for document in plan.documents]
             except Exception as error:
                 answers[position] = Written(WriteStatus.WRITTEN, error=error)
+            else:
+                rows += own
+                rows += others
         # An id that is there twice is written twice, in order.
-        while documents:
-            batch: dict[str, int] = {}
-            for position, row in documents.items():
-                batch.setdefault(row[0], position)
-            written = self._write_rows(connection, statements, {key: documents[at] for key, at in batch.items()})
-            for task_id, position in batch.items():
-                answers[position] = written[task_id]
-                del documents[position]
-        parts = [() if answers[at].error is not None else plan.join_parts for at, plan in enumerate(plans)]
+        while rows:
+            batch: dict[str, tuple[int | None, Row]] = {}
+            later: list[tuple[int | None, Row]] = []
+            for item in rows:
+                if batch.setdefault(item[1][0], item) is not item:
+                    later.append(item)
+            kept = self._write_rows(connection, statements, {task_id: row for task_id, (_, row) in batch.items()})
+            for task_id in kept:
+                of_plan = batch[task_id][0]
+                if of_plan is not None:
+                    answers[of_plan] = Written(WriteStatus.KEPT)
+            rows = later
+        parts = [
+            () if answer.error is not None else plan.join_parts for plan, answer in zip(plans, answers, strict=True)
+        ]
         for position, publications in enumerate(self.joins.write(connection, parts)):
             if publications:
                 answers[position] = Written(answers[position].status, tuple(publications))
-        return [answers[position] for position in range(len(plans))]
+        return answers
 
-    def _write_rows(
-        self, connection: Connection, statements: Statements, rows: Mapping[str, Row]
-    ) -> dict[str, Written]:
-        """Write rows of different ids."""
+    def _row(self, document: Document, layout: Layout) -> Row:
+        if len(document.task_id) > ID_LENGTH or "\0" in document.task_id:
+            raise BackendStoreError(
+                f"the id {document.task_id[:40]!r}… does not fit its column of {ID_LENGTH} characters",
+                state=document.status,
+                task_id=document.task_id,
+            )
+        return self._rows.of(document, layout)
+
+    def _write_rows(self, connection: Connection, statements: Statements, rows: Mapping[str, Row]) -> set[str]:
+        """Write rows of different ids; answers the ids of which a final row was there and stays."""
         # In one order always: two writers of the same ids do not wait for each other in a circle.
         ids = sorted(rows)
         columns = statements.layout.columns
@@ -151,22 +160,18 @@ class Writer:
             picked = [TASK_COLUMNS.index(column) for column in columns]
             ready = [tuple(row[position] for position in picked) for row in ready]
         if isinstance(connection, PostgresqlConnection):
-            answers = self._upsert_returning(connection, statements, ids, ready)
+            kept = self._upsert_returning(connection, statements, ids, ready)
         else:
-            answers = self._lock_and_write(connection, statements, ids, ready)
+            kept = self._lock_and_write(connection, statements, ids, ready)
         if self._dialect.notifies:
-            final = [
-                task_id
-                for task_id in ids
-                if rows[task_id][1] in READY_STATES and answers[task_id].status is WriteStatus.WRITTEN
-            ]
+            final = [task_id for task_id in ids if rows[task_id][1] in READY_STATES and task_id not in kept]
             if final:
                 connection.rows(statements.notify, (CHANNEL, announcements(final)))
-        return answers
+        return kept
 
     def _upsert_returning(
         self, connection: PostgresqlConnection, statements: Statements, ids: Sequence[str], rows: Sequence[Row]
-    ) -> dict[str, Written]:
+    ) -> set[str]:
         written = {task_id for (task_id,) in connection.many_rows(statements.upsert, rows)}
         kept = [task_id for task_id in ids if task_id not in written]
         if kept:
@@ -176,38 +181,34 @@ class Writer:
                 connection.run(statements.forget, (self._dialect.values(expired),))
                 again = [row for task_id, row in zip(ids, rows, strict=True) if task_id in set(expired)]
                 written |= {task_id for (task_id,) in connection.many_rows(statements.upsert, again)}
-        return {task_id: Written(WriteStatus.WRITTEN if task_id in written else WriteStatus.KEPT) for task_id in ids}
+        return {task_id for task_id in ids if task_id not in written}
 
     def _lock_and_write(
         self, connection: Connection, statements: Statements, ids: Sequence[str], rows: Sequence[Row]
-    ) -> dict[str, Written]:
+    ) -> set[str]:
         if self._dialect.family is Family.MYSQL:
             # Rows that are not there cannot be locked.
             connection.many(statements.reserve, [(task_id,) for task_id in ids])
         there = self._there(connection, statements, ids)
-        answers: dict[str, Written] = {}
+        kept: set[str] = set()
         allowed: list[Row] = []
         for task_id, row in zip(ids, rows, strict=True):
             if task_id in there:
                 status, expired = there[task_id]
                 final = status in READY_STATES
                 if not expired and (status == SUCCESS or (final and row[1] not in READY_STATES)):
-                    answers[task_id] = Written(WriteStatus.KEPT)
+                    kept.add(task_id)
                     continue
             elif self._dialect.family is Family.MYSQL:
-                # The table's collation takes another id for this one.
-                error = BackendStoreError(
+                raise SqlError(
+                    Kind.DATA,
                     f"the result table has a row of an id that it does not tell from {task_id!r}: its collation "
                     "ignores case or spaces",
-                    task_id=task_id,
                 )
-                answers[task_id] = Written(WriteStatus.WRITTEN, error=error)
-                continue
-            answers[task_id] = Written(WriteStatus.WRITTEN)
             allowed.append(row)
         if allowed:
             connection.many(statements.upsert, allowed)
-        return answers
+        return kept
 
     def _there(
         self, connection: Connection, statements: Statements, ids: Sequence[str]

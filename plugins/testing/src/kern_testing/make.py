@@ -76,9 +76,10 @@ def outcome(
     follow_ups: Iterable[Publication] = (),
     document: Document | None = None,
     parts: Iterable[JoinPart] = (),
+    others: Iterable[Document] = (),
     state: str = states.SUCCESS,
 ) -> Outcome:
-    """What became of *delivery*; released unless said otherwise."""
+    """What became of *delivery*; released unless said otherwise. *others* are documents of calls that end with it."""
     return Outcome(
         receipt=delivery.receipt,
         task_id=delivery.task_id,
@@ -86,6 +87,7 @@ def outcome(
         state=state,
         disposition=disposition or Release(),
         document=document,
+        documents=tuple(others),
         follow_ups=tuple(follow_ups),
         join_parts=tuple(parts),
         runtime=0.001,

@@ -292,15 +292,15 @@ class StoreConnection:
         """A document in the form this store keeps."""
         return make.document(self.port.document_form, task_id, **fields)
 
-    def plans(
-        self, documents: Sequence[Document | None], parts: Sequence[Sequence[JoinPart]] | None = None
-    ) -> list[Plan | None]:
-        plans = self.port.plan(documents, parts if parts is not None else [()] * len(documents))
+    def plans(self, documents: Sequence[Document | None]) -> list[Plan | None]:
+        plans = self.port.plan(documents, [()] * len(documents))
         assert len(plans) == len(documents), f"{len(documents)} outcomes got {len(plans)} plans"
         return plans
 
-    def plan(self, document: Document | None = None, parts: Sequence[JoinPart] = ()) -> Plan:
-        (plan,) = self.plans([document], [parts])
+    def plan(
+        self, document: Document | None = None, parts: Sequence[JoinPart] = (), others: Sequence[Document] = ()
+    ) -> Plan:
+        (plan,) = self.port.plan([document], [parts], [others])
         assert plan is not None, "there is something to write, and no plan for it"
         return plan
 

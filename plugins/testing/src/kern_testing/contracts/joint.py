@@ -139,20 +139,57 @@ class JointSettlementContract(Suite):
         transport.settle(failing, document=documents[0], plan=store.plan(documents[0]))
         assert store.read_one(failing.task_id) is not None
 
-    def test_a_crash_inside_writes_neither(
+    def test_a_crash_inside_writes_nothing(
         self, connect: Callable[[], Connection], transport: Connection, store: StoreConnection, queue: str
     ) -> None:
-        """Who dies before the commit has stored no result, and the message comes back."""
+        """Who dies before the commit has stored no result, its own or another's, and the message comes back."""
         (task_id,) = transport.publish(make.publication(queue))
         dying = connect()
         (delivery,) = dying.claim_eventually(queue, count=1, lease_seconds=self.short_lease)
-        document = store.document(task_id)
+        document, step = store.document(task_id), store.document()
+        settlement = make.settlement(delivery, document=document, others=[step], plan=store.plan(document, (), [step]))
         with crash.crashing("settling"):
             with pytest.raises(crash.Crash):
-                dying.try_settle(make.settlement(delivery, document=document, plan=store.plan(document)))
+                dying.try_settle(settlement)
             dying.stop()
-        assert store.read_one(task_id) is None
+        assert store.read(task_id, step.task_id) == {}
         assert transport.claim_eventually(queue, count=1, recover=True)[0].task_id == task_id
+
+    def test_documents_of_other_calls_are_part_of_the_write(
+        self, transport: Connection, store: StoreConnection, queue: str
+    ) -> None:
+        """The later steps of a failed chain end together with the release, success excepted; watchers are told."""
+        (task_id,) = transport.publish(make.publication(queue))
+        own, succeeded = store.document(task_id, status=states.FAILURE), store.document(value="first")
+        store.write(succeeded)
+        steps = [store.document(status=states.FAILURE) for _ in range(2)]
+        others = [steps[0], store.document(succeeded.task_id, status=states.FAILURE), steps[1]]
+        ids = {document.task_id for document in (own, *steps)}
+        store.watch(*ids)
+        (settled,) = transport.try_settle(
+            make.settlement(transport.claim_one(queue), document=own, others=others, plan=store.plan(own, (), others))
+        )
+        assert (settled.status, settled.error) == (SettleStatus.DONE, None)
+        assert transport.held(queue) == 0
+        found = store.read(*ids, succeeded.task_id)
+        assert {key: document.status for key, document in found.items()} == {
+            **dict.fromkeys(ids, states.FAILURE),
+            succeeded.task_id: states.SUCCESS,
+        }
+        eventually(lambda: ids <= store.told.keys(), "all documents of the settlement were reported")
+
+    @applies(lambda suite: suite.leases_expire)
+    def test_a_fenced_settlement_ends_no_other_call(
+        self, transport: Connection, other: Connection, store: StoreConnection, queue: str
+    ) -> None:
+        """Who has lost the lease writes nothing of what would have ended with it."""
+        transport.publish(make.publication(queue))
+        zombie = transport.claim_eventually(queue, count=1, lease_seconds=self.short_lease)[0]
+        other.claim_eventually(queue, count=1, recover=True)
+        step = store.document(status=states.FAILURE)
+        (settled,) = transport.try_settle(make.settlement(zombie, others=[step], plan=store.plan(None, (), [step])))
+        assert settled.status == SettleStatus.FENCED
+        assert store.read_one(step.task_id) is None
 
     def test_a_final_result_stays_and_the_lease_ends(
         self, transport: Connection, store: StoreConnection, queue: str

@@ -61,6 +61,8 @@ class ResultStoreContract(RecordsContract):
     refuses: ClassVar[bool] = False
     #: Ids in one watch, and documents in one write; fewer only where a server is slow by nature.
     many: ClassVar[int] = 3000
+    #: An id whose document this store refuses to write; ``None``: it takes any.
+    refused_id: ClassVar[str | None] = None
     #: Seconds after which results expire in the tests about that; whole ones where the server counts in them.
     short_life: ClassVar[float] = 0.3
 
@@ -524,6 +526,77 @@ class ResultStoreContract(RecordsContract):
         group = GroupDocument(make.unique("group"), b"[]")
         store.save_group(group)
         eventually(lambda: store.read_group(group.group_id) is None, "the group has expired", clock=store.clock)
+
+    # -- documents of other calls --------------------------------------------------------------------------------------
+
+    def test_documents_of_other_calls_are_written_with_the_plan(
+        self, store: StoreConnection, other: StoreConnection
+    ) -> None:
+        """A plan may bring documents of calls that end with its own, in one write with others; all are read back."""
+        chains = [
+            (store.document(status=states.FAILURE), [store.document(status=states.FAILURE, value=i) for i in range(3)])
+            for _ in range(3)
+        ]
+        plans = [store.plan(own, (), others) for own, others in chains]
+        assert [(written.status, written.error) for written in store.write_plans(plans)] == [
+            (WriteStatus.WRITTEN, None)
+        ] * 3
+        for own, others in chains:
+            for document in (own, *others):
+                self.assert_kept(other.read_one(document.task_id), document)
+
+    def test_documents_of_other_calls_need_no_own(self, store: StoreConnection) -> None:
+        """A call whose own result is ignored still ends those that would have followed it."""
+        document = store.document(status=states.FAILURE)
+        plans = store.port.plan([None, None], [(), ()], [[document], []])
+        assert plans[1] is None, "there was nothing to write, and a plan for it"
+        assert plans[0] is not None
+        assert store.write_plans([plans[0]])[0].error is None
+        self.assert_kept(store.read_one(document.task_id), document)
+
+    def test_documents_of_other_calls_overwrite_no_success(
+        self, store: StoreConnection, other: StoreConnection
+    ) -> None:
+        """Each document by itself: what is final stays, the rest of the plan is written, and nobody is told twice."""
+        succeeded, own, further = (store.document(value="first") for _ in range(3))
+        store.write(succeeded)
+        late = [store.document(succeeded.task_id, status=states.FAILURE), further]
+        (written,) = store.write_plans([store.plan(own, (), late)])
+        assert (written.status, written.error) == (WriteStatus.WRITTEN, None)
+        for document in (succeeded, own, further):
+            self.assert_kept(other.read_one(document.task_id), document)
+        (written,) = store.write_plans(
+            [store.plan(store.document(own.task_id, status=states.FAILURE), (), [store.document(further.task_id)])]
+        )
+        assert written.status == WriteStatus.KEPT, "the status is that of the outcome's own document"
+        self.assert_kept(other.read_one(own.task_id), own)
+
+    def test_who_watches_is_told_of_documents_of_other_calls(
+        self, store: StoreConnection, other: StoreConnection
+    ) -> None:
+        """Who waits for a later step of a chain learns of its end."""
+        own, others = store.document(status=states.FAILURE), [store.document(status=states.FAILURE) for _ in range(2)]
+        ids = {document.task_id for document in (own, *others)}
+        store.watch(*ids)
+        other.write_plans([other.plan(own, (), others)])
+        eventually(lambda: ids <= store.told.keys(), "all three were reported")
+
+    @applies(lambda suite: suite.joins and suite.refused_id is not None)
+    def test_a_plan_that_is_refused_writes_none_of_its_documents(self, store: StoreConnection) -> None:
+        """If one document cannot be written, neither are the others of its plan, nor its parts; its neighbours are."""
+        refused = store.document(self.refused_id)
+        opened = join(members=1)
+        store.open_join(opened)
+        own, beside, neighbour = (store.document() for _ in range(3))
+        plans = [
+            store.plan(own, parts(opened, (0,)), [beside, refused]),
+            store.plan(neighbour),
+            store.plan(refused, (), [store.document(beside.task_id)]),
+        ]
+        written = store.write_plans(plans)
+        assert [item.error is None for item in written] == [False, True, False]
+        assert written[0].publications == (), "a refused plan has completed a join"
+        assert set(store.read(own.task_id, beside.task_id, neighbour.task_id)) == {neighbour.task_id}
 
     # -- joins ---------------------------------------------------------------------------------------------------------
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
 from kern import states
-from kern.contracts.result_store import GroupDocument, Join, JoinPolicy, JoinState
+from kern.contracts.result_store import GroupDocument, Join, JoinPolicy, JoinState, Plan
 from kern.message import Publication
 from kern.outcome import Document, JoinPart
 
@@ -72,8 +72,9 @@ class JoinRecord:
 class Change:
     """What a plan comes to, before anything is changed."""
 
-    document: Document | None
-    #: A final document is there and stays.
+    #: What is to be stored.
+    documents: tuple[Document, ...]
+    #: The outcome's own document is not: a final one is there and stays.
     kept: bool
     joins: tuple[JoinRecord, ...]
     publications: tuple[Publication, ...]
@@ -107,18 +108,15 @@ class Results:
         self._documents.pop(task_id, None)
         return there
 
-    def change(self, document: Document | None, parts: Iterable[JoinPart], expires: float | None) -> Change:
-        """What writing these comes to. Changes nothing."""
-        kept = False
-        if document is not None:
-            there = self.read(document.task_id)
-            kept = there is not None and (
-                there.status == states.SUCCESS
-                or (there.status in states.READY_STATES and document.status not in states.READY_STATES)
-            )
+    def change(self, plan: Plan, expires: float | None) -> Change:
+        """What writing *plan* comes to. Changes nothing."""
+        own = plan.document
+        kept = own is not None and self._stays(own)
+        documents = [own] if own is not None and not kept else []
+        documents += [document for document in plan.documents if not self._stays(document)]
         joins: dict[str, JoinRecord] = {}
         publications: list[Publication] = []
-        for part in parts:
+        for part in plan.join_parts:
             record = joins.get(part.join_id) or self._join(part.join_id) or JoinRecord(part.join_id)
             if record.closed:
                 continue
@@ -128,14 +126,22 @@ class Results:
                 publications += record.ending(verdict)
                 record = attrs.evolve(record, closed=True)
             joins[part.join_id] = record
-        return Change(document, kept, tuple(joins.values()), tuple(publications), expires)
+        return Change(tuple(documents), kept, tuple(joins.values()), tuple(publications), expires)
+
+    def _stays(self, document: Document) -> bool:
+        """Whether what is there of that call is not overwritten by *document*."""
+        there = self.read(document.task_id)
+        return there is not None and (
+            there.status == states.SUCCESS
+            or (there.status in states.READY_STATES and document.status not in states.READY_STATES)
+        )
 
     def apply(self, change: Change) -> None:
         until = None if change.expires is None else self._now() + change.expires
-        if change.document is not None and not change.kept:
-            self._documents[change.document.task_id] = Kept(change.document, until)
-            if change.document.status in states.READY_STATES:
-                self._news.append(change.document)
+        for document in change.documents:
+            self._documents[document.task_id] = Kept(document, until)
+            if document.status in states.READY_STATES:
+                self._news.append(document)
         for record in change.joins:
             self._joins[record.id] = attrs.evolve(record, expires=until)
 

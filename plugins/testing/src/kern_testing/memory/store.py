@@ -96,10 +96,17 @@ class MemoryResultStore(BlockingResultStore):
         news = self._bell.drain() if self._bell is not None else []
         return [document for document in news if document.task_id in watched]
 
-    def plan(self, documents: Sequence[Document | None], parts: Sequence[Sequence[JoinPart]]) -> list[Plan | None]:
+    def plan(
+        self,
+        documents: Sequence[Document | None],
+        parts: Sequence[Sequence[JoinPart]],
+        others: Sequence[Sequence[Document]] = (),
+    ) -> list[Plan | None]:
         return [
-            MemoryPlan(self.server, document, tuple(its_parts), self._expires) if document or its_parts else None
-            for document, its_parts in zip(documents, parts, strict=True)
+            MemoryPlan(self.server, document, tuple(its_parts), tuple(its_others), expires=self._expires)
+            if document or its_parts or its_others
+            else None
+            for document, its_parts, its_others in zip(documents, parts, others or [()] * len(documents), strict=True)
         ]
 
     def write(self, plans: Sequence[Plan]) -> list[Written]:
@@ -107,7 +114,7 @@ class MemoryResultStore(BlockingResultStore):
         answers = []
         for plan in plans:
             with self.space.lock:
-                change = self.space.results.change(plan.document, plan.join_parts, self._expires)
+                change = self.space.results.change(plan, self._expires)
                 self.space.results.apply(change)
             answers.append(Written(WriteStatus.KEPT if change.kept else WriteStatus.WRITTEN, change.publications))
         self.space.results.tell()

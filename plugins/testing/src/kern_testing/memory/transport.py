@@ -185,7 +185,7 @@ class MemoryTransport(BlockingTransport):
             return None
         if not isinstance(plan, MemoryPlan) or plan.server != self.server:
             raise TransportError(f"{self.url} cannot write a plan of {plan.server}", retryable=False)
-        return self.space.results.change(plan.document, plan.join_parts, plan.expires)
+        return self.space.results.change(plan, plan.expires)
 
     def _park(self, item: Parking, _woken: set[str]) -> SettleStatus:
         seams.reached("parking")

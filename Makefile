@@ -15,7 +15,8 @@ MANIFESTS := pyproject.toml constraints.txt $(PACKAGES:%=%/pyproject.toml)
 
 BIN := .venv/bin
 WORKSPACE := .venv/.installed
-CELERY := .venv-celery/.installed
+# The Celery of today, and the one before it.
+CELERY := .venv-celery/.installed .venv-celery56/.installed
 # What .venv was made for. Moved elsewhere, or with a package gone, it is made anew: editable installations are paths.
 STATE := $(CURDIR) $(PACKAGES)
 INSTALLED := $(file < $(WORKSPACE))

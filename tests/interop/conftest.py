@@ -23,14 +23,15 @@ def celery_python() -> str:
 
 
 class Probe:
-    """Asks ``celery_probe.py``: ``probe.publish(...)`` is its ``op_publish(...)``."""
+    """Asks a script of Celery's: ``probe.publish(...)`` is its ``op_publish(...)``."""
 
-    def __init__(self, python: str) -> None:
+    def __init__(self, python: str, script: str = "celery_probe.py", **environment: str) -> None:
         self.process = subprocess.Popen(
-            [python, str(Path(__file__).with_name("celery_probe.py"))],
+            [python, str(Path(__file__).with_name(script))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env={**os.environ, **environment},
         )
 
     def ask(self, op: str, **question: Any) -> Any:

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.faults.brokers import BROKERS, EVERYWHERE, Broker
 from tests.faults.fleet import LEASE, Balance, Fleet, Fleets
 from tests.faults.table import render
 
+from kern_testing.fixtures import running
 from kern_testing.ledger import Report
+from kern_testing.servers import Redis
 
 PROPERTY = "ledger"
-#: What the command line calls the driver of a URL's scheme.
-BROKERS = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,9 +60,41 @@ def chance(seed: int) -> random.Random:
     return random.Random(seed)
 
 
+@pytest.fixture(scope="module")
+def _durable_redis() -> Iterator[Redis]:
+    yield from running(Redis(append_only=True))
+
+
 @pytest.fixture
-def make_fleet(tmp_path: Path) -> Iterator[Fleets]:
-    fleets = Fleets(tmp_path)
+def durable_redis(_durable_redis: Redis) -> Redis:
+    """Redis that has on disk what it has confirmed; empty."""
+    _durable_redis.start()  # a fault may have ended it
+    _durable_redis.flush()
+    return _durable_redis
+
+
+@pytest.fixture(scope="module")
+def _second_redis() -> Iterator[Redis]:
+    yield from running(Redis(append_only=True))
+
+
+@pytest.fixture
+def second_redis(_second_redis: Redis) -> Redis:
+    """Another one, for results alone; empty."""
+    _second_redis.start()
+    _second_redis.flush()
+    return _second_redis
+
+
+@pytest.fixture(params=EVERYWHERE)
+def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Broker:
+    """What the scenario stands on: each broker in turn, or those named by ``@on(…)``."""
+    return BROKERS[request.param](request, tmp_path)
+
+
+@pytest.fixture
+def make_fleet(tmp_path: Path, broker: Broker) -> Iterator[Fleets]:
+    fleets = Fleets(tmp_path, broker)
     yield fleets
     for fleet in fleets.made:
         fleet.close()
@@ -69,7 +102,7 @@ def make_fleet(tmp_path: Path) -> Iterator[Fleets]:
 
 @pytest.fixture
 def fleet(make_fleet: Fleets) -> Fleet:
-    """Workers on an SQLite file, which is broker and result store."""
+    """Workers on one server, which is broker and result store."""
     return make_fleet()
 
 
@@ -87,9 +120,14 @@ def balance(record_property: Callable[[str, object], None]) -> Balance:
         concurrent: int = 0,
     ) -> Report:
         report = fleet.report(healed_at)
-        broker = BROKERS[fleet.broker.partition(":")[0].partition("+")[0]]
         kept = len(fleet.quarantined())
-        row = {**report.row(), "scenario": scenario, "broker": broker, "allowed": duplicates, "quarantined": kept}
+        row = {
+            **report.row(),
+            "scenario": scenario,
+            "broker": fleet.broker.title,
+            "allowed": duplicates,
+            "quarantined": kept,
+        }
         record_property(PROPERTY, row)
         try:
             report.check(duplicates, concurrent, recovery, lateness)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from tests.faults.brokers import Broker
+from tests.faults.proxy import Proxy
 
 from kern import Kern
 from kern.contracts.transport import Quarantined, QueueDepth, TransportCapability
@@ -28,121 +32,13 @@ LEASE, HEARTBEAT = 1.2, 0.2
 RECOVERY = LEASE + 5.0
 #: Seconds a question to the broker may take.
 PATIENCE = 20.0
+#: Seconds within which whatever belongs to a dead worker is gone, too.
+ORPHANED = 5.0
 
-#: The tasks. They keep the ledger, and wait for files, so that a test says when they go on.
-PROJECT = '''
-"""What the workers of a fault scenario run."""
-
-import os
-import signal
-import time
-from pathlib import Path
-
-from kern import Kern, hookimpl
-from kern_testing.ledger import record, running
-
-PLACE = Path(os.environ["KERN_TEST_PLACE"])
-LEDGER = PLACE / "executions.jsonl"
-WORKERS = PLACE / "workers.jsonl"
-
-app = Kern("faults")
-
-
-class Bookkeeper:
-    @hookimpl
-    def kern_worker_stopping(self, worker, signal):
-        record(WORKERS, "stopping", worker.id, signal=signal)
-
-    @hookimpl
-    def kern_worker_stopped(self, worker):
-        record(WORKERS, "stopped", worker.id, fenced=worker.flow.fenced if worker.flow else 0)
-
-
-app.register(Bookkeeper())
-
-
-@app.task(bind=True)
-def step(self, seconds=0.0):
-    with running(LEDGER, self.request.id):
-        time.sleep(seconds)
-    return self.request.id
-
-
-@app.task(bind=True)
-def hold(self, until):
-    """Until the file *until* is there; can be interrupted."""
-    with running(LEDGER, self.request.id):
-        while not (PLACE / until).exists():
-            time.sleep(0.01)
-    return self.request.id
-
-
-@app.task(bind=True)
-def echo(self, text):
-    with running(LEDGER, self.request.id):
-        return len(text)
-
-
-@app.task(bind=True)
-def kill(self):
-    record(LEDGER, "start", self.request.id)
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-@app.task(bind=True)
-def unserialisable(self):
-    with running(LEDGER, self.request.id):
-        return lambda: None
-
-
-class Awkward(Exception):
-    """Cannot be made again from its arguments."""
-
-    def __init__(self, first, *, second):
-        super().__init__(f"{first} and {second}")
-
-
-@app.task(bind=True)
-def awkward(self):
-    with running(LEDGER, self.request.id):
-        pass
-    raise Awkward("this", second=object())
-
-
-@app.task(bind=True, rate_limit="20/s")
-def rationed(self):
-    with running(LEDGER, self.request.id):
-        pass
-
-
-@app.task(ignore_result=True)
-def count():
-    """One byte for each run: for more runs than a synced line each."""
-    descriptor = os.open(PLACE / "count", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(descriptor, b".")
-    os.close(descriptor)
-
-
-@app.task(bind=True)
-def measure(self):
-    """Resident memory of the worker, in bytes."""
-    with running(LEDGER, self.request.id):
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
-'''
-
-#: A task that a part of the workers knows.
-NEWER = '''
-"""The project one deployment later."""
-
-from project import LEDGER, app, running
-
-
-@app.task(bind=True)
-def newcomer(self):
-    with running(LEDGER, self.request.id):
-        return self.request.id
-'''
+#: What workers run: the tasks keep the ledger, and wait for files, so that a test says when they go on.
+PROJECTS = Path(__file__).parent / "projects"
+#: Of /proc: jiffies a second, bytes a page.
+TICKS, PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 
 
 class Process:
@@ -152,7 +48,13 @@ class Process:
         self._log = log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                command, cwd=place, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                command,
+                cwd=place,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,  # a group of its own, to be signalled as one
             )
         self.pid = self._process.pid
 
@@ -166,6 +68,31 @@ class Process:
 
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
+
+    def family(self) -> dict[int, int]:
+        """Process ids of it and all that came of it and still live, each with its parent."""
+        parents = {pid: int(fields[1]) for pid, fields in _processes().items()}
+        found = {self.pid: parents.get(self.pid, 0)} if self.running else {}
+        while more := {pid: parent for pid, parent in parents.items() if parent in found and pid not in found}:
+            found |= more
+        return found
+
+    def send_all(self, number: signal.Signals) -> None:
+        """To it and to all that came of it; the main process first."""
+        for pid in self.family():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def memory(self) -> int:
+        """Resident bytes of the main process."""
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE
+
+    def cpu(self) -> float:
+        """Seconds of processor time that it and all that came of it have used, as far as they still live."""
+        processes = _processes()
+        return (
+            sum(int(processes[pid][11]) + int(processes[pid][12]) for pid in self.family() if pid in processes) / TICKS
+        )
 
     def wait(self, timeout: float = 20.0) -> int:
         """Its exit code, once it has ended.
@@ -192,34 +119,69 @@ class Process:
     def end(self) -> None:
         """Whatever it is doing; for the end of a test."""
         if self.running:
-            self._process.send_signal(signal.SIGCONT)
-            self._process.kill()
+            self.send_all(signal.SIGKILL)
             self._process.wait(20)
+
+
+def _processes() -> dict[int, list[str]]:
+    """Fields of ``/proc/<pid>/stat`` after the name, of every process that is no zombie."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                # The name in parentheses may contain anything.
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if fields[0] not in "ZX":
+                    found[int(entry.name)] = fields
+    return found
 
 
 class Fleet:
     """Workers and publishers of one scenario.
 
     :param folder: empty; for project, ledger and logs.
-    :param broker: URL.
-    :param results: URL of the result store; ``None``: it is the broker's database, and both are written in one step.
+    :param broker: empty.
+    :param results: URL of the result store; ``None``: it is on the broker's server, and both are written in one step.
     :param settings: further settings of every process, by name.
     """
 
-    def __init__(self, folder: Path, broker: str, results: str | None = None, **settings: Any) -> None:
+    def __init__(self, folder: Path, broker: Broker, results: str | None = None, **settings: Any) -> None:
         self.folder = folder
-        self.broker, self.results = broker, results or f"db+{broker}"
+        self.broker, self.results = broker, results or broker.results
+        #: How many tasks one worker runs at once.
+        self.slots = broker.slots
         self.settings = settings
         self.ledger = Ledger(folder)
-        (folder / "project.py").write_text(PROJECT)
-        (folder / "newer.py").write_text(NEWER)
-        self.app = self._make_app()
+        for module in PROJECTS.glob("*.py"):
+            shutil.copy(module, folder)
+        self._proxies: list[Proxy] = []
+        self._apps: list[Kern] = []
+        self.app = self.client()
         #: Ids of calls that the scenario has deleted.
         self.cancelled: list[str] = []
         self._processes: list[Process] = []
 
-    def _make_app(self) -> Kern:
-        return Kern("producer", broker_url=self.broker, result_backend=self.results, **self.settings)
+    def client(self, through: Proxy | None = None, **settings: Any) -> Kern:
+        """An application in this process, which only publishes and reads results.
+
+        :param through: the way it takes to broker and result store.
+        """
+        broker, results = self._urls(through)
+        app = Kern("producer", broker_url=broker, result_backend=results, **{**self.settings, **settings})
+        self._apps.append(app)
+        return app
+
+    def proxy(self) -> Proxy:
+        """A new way to the broker; it carries everything."""
+        assert self.broker.server is not None
+        proxy = Proxy("127.0.0.1", self.broker.server.port).start()
+        self._proxies.append(proxy)
+        return proxy
+
+    def _urls(self, through: Proxy | None) -> tuple[str, str]:
+        if through is None:
+            return self.broker.url, self.results
+        return through.instead_of(self.broker.url), through.instead_of(self.results)
 
     # -- processes
 
@@ -228,15 +190,16 @@ class Fleet:
         *arguments: str,
         app: str = "project:app",
         environment: Mapping[str, str] | None = None,
+        through: Proxy | None = None,
         **settings: Any,
     ) -> Process:
         """Start one; it is not ready yet."""
-        command = [sys.executable, "-m", "kern", "-q", "worker", "-A", app, "-P", "solo", *arguments]
-        return self._start(command, settings, environment or {})
+        command = [sys.executable, "-m", "kern", "-q", "worker", "-A", app, *self.broker.pool, *arguments]
+        return self._start(command, settings, environment or {}, through)
 
     def crashing_worker(self, seam: str, nth: int = 1, **settings: Any) -> Process:
-        """A worker that kills itself the *nth* time it reaches *seam*."""
-        return self.worker(environment=crash.environment(seam, nth), **settings)
+        """A worker of which a process kills itself the *nth* time it reaches *seam*; one process, and once."""
+        return self.worker(environment=crash.environment(seam, nth, once=self.folder / "crashed"), **settings)
 
     def ready(self, worker: Process) -> Process:
         """Wait until it has announced itself; from then on it takes signals."""
@@ -244,18 +207,23 @@ class Fleet:
         assert worker.running, worker.said()
         return worker
 
-    def script(self, code: str, environment: Mapping[str, str] | None = None) -> Process:
+    def script(
+        self, code: str, environment: Mapping[str, str] | None = None, through: Proxy | None = None, **settings: Any
+    ) -> Process:
         """Start a process that runs *code* with the project at hand."""
-        return self._start([sys.executable, "-c", code], {}, environment or {})
+        return self._start([sys.executable, "-c", code], settings, environment or {}, through)
 
-    def _start(self, command: Sequence[str], settings: Mapping[str, Any], more: Mapping[str, str]) -> Process:
+    def _start(
+        self, command: Sequence[str], settings: Mapping[str, Any], more: Mapping[str, str], through: Proxy | None
+    ) -> Process:
+        broker, results = self._urls(through)
         merged = {"worker_lease_seconds": LEASE, "worker_heartbeat": HEARTBEAT, **self.settings, **settings}
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join((str(ROOT), str(self.folder))),
             "KERN_TEST_PLACE": str(self.folder),
-            "KERN_BROKER_URL": self.broker,
-            "KERN_RESULT_BACKEND": self.results,
+            "KERN_BROKER_URL": broker,
+            "KERN_RESULT_BACKEND": results,
             **{f"KERN_{name.upper()}": str(value) for name, value in merged.items()},
             **more,
         }
@@ -275,7 +243,29 @@ class Fleet:
         """End whatever is left."""
         for process in self._processes:
             process.end()
-        self.app.close()
+        for pid in self.alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        # Those that are on their way through a proxy may wait for it.
+        for proxy in self._proxies:
+            proxy.heal()
+        for app in self._apps:
+            app.close()
+        for proxy in self._proxies:
+            proxy.stop()
+
+    def alive(self) -> set[int]:
+        """Process ids of all that were ever started here and still live, whoever their parent is by now."""
+        found = set()
+        for pid in _processes():
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/{pid}/cwd") == str(self.folder):
+                    found.add(pid)
+        return found
+
+    def until_gone(self, timeout: float = ORPHANED) -> None:
+        """Wait until no process lives that was ever started here."""
+        eventually(lambda: not self.alive(), "no orphan is left", timeout=timeout)
 
     def complaints(self) -> str:
         """The end of what each process printed; for a failure."""
@@ -327,6 +317,10 @@ class Fleet:
         """Ids in the order in which they were started, each time."""
         return [entry["id"] for entry in read(self.ledger.executions) if entry["what"] == START]
 
+    def where(self, task_id: str) -> int:
+        """Process id of the latest run of a call."""
+        return [int(entry["pid"]) for entry in read(self.ledger.executions) if entry["id"] == task_id][-1]
+
     def ended(self) -> list[str]:
         """Ids in the order in which they ended, each time."""
         return [entry["id"] for entry in read(self.ledger.executions) if entry["what"] == END]
@@ -367,14 +361,15 @@ class Fleet:
 
     def report(self, healed_at: float | None = None) -> Report:
         """The account, once all is quiet."""
-        processes = sum(process.running for process in self._processes)
+        with contextlib.suppress(AssertionError):
+            self.until_gone()
         kept = [entry.message.task_id for entry in self.quarantined() if entry.message is not None]
         fenced = sum(entry["fenced"] for entry in self.told("stopped"))
         return self.ledger.report(
             quarantined=[task_id for task_id in kept if task_id],
             cancelled=self.cancelled,
             depths=self.depths(),
-            residue={"processes": processes},
+            residue={"processes": len(self.alive())},
             fenced=fenced,
             healed_at=healed_at,
         )
@@ -382,23 +377,23 @@ class Fleet:
 
 @attrs.define
 class Fleets:
-    """Makes fleets, and ends them."""
+    """Makes fleets on one broker, and ends them."""
 
     folder: Path
+    broker: Broker
     made: list[Fleet] = attrs.field(factory=list)
 
-    def __call__(
-        self, broker: str | None = None, results: str | None = None, apart: bool = False, **settings: Any
-    ) -> Fleet:
-        """A fleet on *broker*; on an SQLite file of its own when none is given.
+    def __call__(self, results: str | None = None, apart: bool = False, **settings: Any) -> Fleet:
+        """A fleet; there is one for each broker.
 
-        :param apart: results are in another file, and never written in one step with the broker's.
+        :param results: URL of the result store, if not the broker's server.
+        :param apart: results are in a file, and never written in one step with the broker's.
         """
         folder = self.folder / f"fleet-{len(self.made)}"
         folder.mkdir()
         if apart:
             results = f"db+sqlite:///{folder / 'results.db'}"
-        fleet = Fleet(folder, broker or f"sqlite:///{folder / 'broker.db'}", results, **settings)
+        fleet = Fleet(folder, self.broker, results, **settings)
         self.made.append(fleet)
         return fleet
 

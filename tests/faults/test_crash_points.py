@@ -7,10 +7,12 @@ import signal
 import time
 
 import pytest
+from tests.faults.brokers import on
 from tests.faults.fleet import RECOVERY, Balance, Fleet, Fleets
 
 from kern import seams
 from kern_testing import crash
+from kern_testing.waiting import eventually
 
 CALLS = 6
 
@@ -38,7 +40,8 @@ def test_every_seam_has_its_scenario() -> None:
 def take_over(
     fleet: Fleet, victim_died: float, balance: Balance, scenario: str, duplicates: int, app: str = "project:app"
 ) -> None:
-    """Another worker does what is left, once the lease of the dead has ended."""
+    """Another worker does what is left, once the lease of the dead has ended; nothing else of the dead is left."""
+    fleet.until_gone()
     rescuer = fleet.worker(app=app)
     fleet.drain()
     fleet.stop(rescuer)
@@ -46,24 +49,39 @@ def take_over(
 
 
 def crash_at(fleet: Fleet, seam: str, nth: int, balance: Balance) -> None:
-    # Nothing is taken ahead: with one task at a time in the worker, the bounds are exact.
+    # Nothing is taken ahead, and so the bounds are exact: what the dead alone knew, and what else ran beside it.
     fleet.publish("step", 0.02, count=CALLS)
-    fleet.crashing_worker(seam, nth, worker_disable_prefetch=True).died()
-    take_over(fleet, time.monotonic(), balance, f"F03/F04 killed at `{seam}`", DUPLICATES[seam])
+    worker = fleet.crashing_worker(seam, nth, worker_disable_prefetch=True)
+    scenario = f"F03/F04 killed at `{seam}`"
+    if seam in IN_CHILDREN and fleet.broker.isolated:
+        eventually(lambda: (fleet.folder / "crashed").exists(), "a child has died")
+        died_at = time.monotonic()
+        fleet.drain()
+        fleet.stop(worker)
+        balance(fleet, f"F01 child killed at `{seam}`", DUPLICATES[seam], died_at, RECOVERY)
+    else:
+        worker.died()
+        take_over(fleet, time.monotonic(), balance, scenario, DUPLICATES[seam] + fleet.slots - 1)
+    assert not fleet.quarantined()
+
+
+#: Reached where the task runs.
+IN_CHILDREN = {"running", "ran"}
 
 
 @pytest.mark.parametrize("seam", DUPLICATES)
-def test_a_worker_killed_at_a_seam_loses_nothing(
+def test_a_process_killed_at_a_seam_loses_nothing(
+    seam: str, fleet: Fleet, balance: Balance, chance: random.Random
+) -> None:
+    crash_at(fleet, seam, chance.randint(1, CALLS // fleet.slots), balance)
+
+
+@on("postgresql")
+@pytest.mark.parametrize("seam", ["claimed", "settling"])
+def test_a_process_killed_at_a_seam_loses_nothing_on_a_server(
     seam: str, fleet: Fleet, balance: Balance, chance: random.Random
 ) -> None:
     crash_at(fleet, seam, chance.randint(1, CALLS), balance)
-
-
-@pytest.mark.parametrize("seam", ["claimed", "settling"])
-def test_a_worker_killed_at_a_seam_loses_nothing_on_postgresql(
-    seam: str, make_fleet: Fleets, postgresql_url: str, balance: Balance, chance: random.Random
-) -> None:
-    crash_at(make_fleet(postgresql_url), seam, chance.randint(1, CALLS), balance)
 
 
 def test_a_worker_killed_between_result_and_release_does_not_run_the_task_again(
@@ -72,8 +90,10 @@ def test_a_worker_killed_between_result_and_release_does_not_run_the_task_again(
     """Result store and broker are two databases: the stored result tells the next worker that it is done."""
     fleet = make_fleet(apart=True)
     calls = fleet.publish("step", 0.02, count=CALLS)
-    fleet.crashing_worker("result-written", chance.randint(1, CALLS), worker_disable_prefetch=True).died()
-    take_over(fleet, time.monotonic(), balance, "F03/F04 killed at `result-written`, two servers", 0)
+    fleet.crashing_worker(
+        "result-written", chance.randint(1, CALLS // fleet.slots), worker_disable_prefetch=True
+    ).died()
+    take_over(fleet, time.monotonic(), balance, "F03/F04 killed at `result-written`, two servers", fleet.slots - 1)
     assert [fleet.app.AsyncResult(call).get(timeout=10) for call in calls] == calls
 
 
@@ -85,10 +105,10 @@ def test_a_worker_killed_while_it_parks_loses_nothing(fleet: Fleet, balance: Bal
 
 
 def test_a_worker_killed_while_it_hands_back_loses_nothing(fleet: Fleet, balance: Balance) -> None:
-    (held,) = fleet.publish("hold", "go")
+    held = fleet.publish("hold", "go", count=fleet.slots)
     fleet.publish("step", count=CALLS)
     worker = fleet.crashing_worker("handing-back")
-    fleet.until_started([held])
+    fleet.until_started(held)
     worker.send(signal.SIGTERM)
     worker.died()
     fleet.release("go")

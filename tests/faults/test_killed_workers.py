@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
-from tests.faults.fleet import LEASE, RECOVERY, Balance, Fleet, Fleets, Process
+from tests.faults.brokers import on
+from tests.faults.fleet import LEASE, ORPHANED, PROJECTS, RECOVERY, Balance, Fleet, Process
 
 from kern.errors import WorkerLostError
 from kern_testing.waiting import eventually
@@ -18,30 +18,32 @@ from kern_testing.waiting import eventually
 ATTEMPTS = 3
 
 
-def children(pid: int) -> list[int]:
-    """Process ids of the children of *pid*, which may be dead."""
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True, check=False)
-    return [int(line) for line in listed.stdout.split()]
-
-
 def until_done_or_dead(fleet: Fleet, worker: Process) -> None:
     eventually(lambda: not worker.running or not fleet.left(), "the work is done, or the worker dead", timeout=30)
 
 
-def test_f02_others_take_over_from_a_killed_worker(fleet: Fleet, balance: Balance, chance: random.Random) -> None:
-    """At any instant: what it ran runs again, once, and what it had only claimed runs once."""
+@pytest.mark.parametrize("whole", [False, True], ids=["main", "group"])
+def test_f02_others_take_over_from_a_killed_worker(
+    whole: bool, fleet: Fleet, balance: Balance, chance: random.Random
+) -> None:
+    """At any instant: what it ran runs again, once, and what it had only claimed runs once. Nothing survives it."""
     calls = fleet.publish("step", 0.01, count=40)
     # Nothing is taken ahead: with one task at a time in the worker, the bound is exact.
     victim = fleet.ready(fleet.worker(worker_disable_prefetch=True))
     enough = chance.randint(1, len(calls) // 2)
     eventually(lambda: len(fleet.ended()) >= enough, "the first worker is at work")
-    victim.kill()
+    if whole:
+        victim.send_all(signal.SIGKILL)
+        victim.died()
+    else:
+        victim.kill()
     killed_at = time.monotonic()
-    assert not children(victim.pid)
+    fleet.until_gone(ORPHANED)
     rescuer = fleet.worker()
     fleet.drain()
     fleet.stop(rescuer)
-    balance(fleet, "F02 worker killed at any instant", 1, killed_at, RECOVERY)
+    scenario = f"F02 worker killed at any instant{', with all its processes' if whole else ''}"
+    balance(fleet, scenario, fleet.slots, killed_at, RECOVERY)
 
 
 def test_f02_what_ran_when_its_worker_was_killed_runs_within_the_lease(fleet: Fleet, balance: Balance) -> None:
@@ -59,22 +61,19 @@ def test_f02_what_ran_when_its_worker_was_killed_runs_within_the_lease(fleet: Fl
     balance(fleet, "F02 worker killed while it runs a task", 0, killed_at, LEASE + 1.5)
 
 
-@pytest.mark.parametrize("broker", ["sqlite_url", "postgresql_url"])
-def test_f39_a_worker_that_was_frozen_for_longer_than_its_lease_is_fenced(
-    broker: str, make_fleet: Fleets, balance: Balance, request: pytest.FixtureRequest
-) -> None:
+@on("sqlite", "postgresql")
+def test_f39_a_worker_that_was_frozen_for_longer_than_its_lease_is_fenced(fleet: Fleet, balance: Balance) -> None:
     """It wakes up in the middle of a task that somebody else has done: its late outcome changes nothing."""
-    fleet = make_fleet(request.getfixturevalue(broker))
     (call,) = fleet.publish("hold", "go")
     frozen = fleet.worker()
     fleet.until_started([call])
-    frozen.send(signal.SIGSTOP)
+    frozen.send_all(signal.SIGSTOP)
     other = fleet.worker()
     fleet.until_started([call], times=2)
     fleet.release("go")
     fleet.drain()
     assert fleet.app.AsyncResult(call).get(timeout=10) == call
-    frozen.send(signal.SIGCONT)
+    frozen.send_all(signal.SIGCONT)
     eventually(lambda: fleet.ended().count(call) == 2, "the frozen worker has gone on")
     # Whatever it does with that outcome, it serves on.
     fleet.stop(other)
@@ -90,6 +89,7 @@ def test_f39_a_worker_that_was_frozen_for_longer_than_its_lease_is_fenced(
     balance(fleet, "F39 worker frozen for longer than its lease", 1, concurrent=1)
 
 
+@on("sqlite")
 def test_f23_a_task_that_kills_its_process_is_quarantined(fleet: Fleet, balance: Balance) -> None:
     """After as many deaths as it may cause, once it is under suspicion; its neighbours never are."""
     (poison,) = fleet.publish("kill")
@@ -144,8 +144,8 @@ def test_workers_leave_neither_files_nor_descriptors_behind(fleet: Fleet, balanc
     assert len(list(Path(f"/proc/{worker.pid}/fd").iterdir())) <= descriptors
     fleet.stop(worker)
     fleet.app.close()
-    known = {"project.py", "newer.py", "broker.db", "__pycache__", "executions.jsonl", "publishes.jsonl"}
-    known |= {"workers.jsonl", "broker.db-wal", "broker.db-shm"}
+    known = {"broker.db", "__pycache__", "executions.jsonl", "publishes.jsonl", "workers.jsonl"}
+    known |= {"broker.db-wal", "broker.db-shm", *(module.name for module in PROJECTS.glob("*.py"))}
     left = {name for name in os.listdir(fleet.folder) if not name.startswith("process-")}
     assert left <= known
     assert len(fleet.told("stopped")) == 1

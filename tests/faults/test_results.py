@@ -6,31 +6,42 @@ import signal
 import time
 
 import pytest
+from tests.faults.brokers import Broker
 from tests.faults.fleet import RECOVERY, Balance, Fleet, Fleets
 
 from kern.errors import BackendError
-from kern_testing.servers import PostgreSQL
+from kern_testing.servers import Server
 from kern_testing.waiting import eventually
 
 
 @pytest.fixture
-def apart(make_fleet: Fleets, postgresql_server: PostgreSQL, postgresql_url: str) -> Fleet:
-    """Broker on an SQLite file, results on PostgreSQL."""
-    return make_fleet(results=f"db+{postgresql_url}")
+def second(broker: Broker) -> tuple[Server, str]:
+    """A server for results alone, and its URL."""
+    return broker.second()
 
 
-def test_f20_tasks_run_once_while_the_result_store_is_away(
-    apart: Fleet, postgresql_server: PostgreSQL, balance: Balance
-) -> None:
+@pytest.fixture
+def store(second: tuple[Server, str]) -> Server:
+    """The result store's server."""
+    return second[0]
+
+
+@pytest.fixture
+def apart(make_fleet: Fleets, second: tuple[Server, str]) -> Fleet:
+    """Broker and result store are two servers."""
+    return make_fleet(results=second[1])
+
+
+def test_f20_tasks_run_once_while_the_result_store_is_away(apart: Fleet, store: Server, balance: Balance) -> None:
     """It stops while the worker is at work: tasks go on, their results come when it is back, none becomes a failure."""
     worker = apart.worker()
     before = apart.publish("step", count=3)
     apart.drain()
-    postgresql_server.kill()
+    store.kill()
     during = apart.publish("step", count=10)
     eventually(lambda: set(during) <= set(apart.ended()), "tasks run without their result store")
     assert apart.left() > 0, "released before the result was stored"
-    postgresql_server.start()
+    store.start()
     healed_at = time.monotonic()
     apart.drain()
     after = apart.publish("step", count=3)
@@ -41,42 +52,40 @@ def test_f20_tasks_run_once_while_the_result_store_is_away(
     balance(apart, "F20 result store down for a while", healed_at=healed_at, recovery=RECOVERY + 10)
 
 
-def test_f20_a_worker_starts_without_its_result_store(
-    apart: Fleet, postgresql_server: PostgreSQL, balance: Balance
-) -> None:
-    postgresql_server.kill()
+def test_f20_a_worker_starts_without_its_result_store(apart: Fleet, store: Server, balance: Balance) -> None:
+    store.kill()
     calls = apart.publish("step", count=5)
     worker = apart.worker()
     eventually(lambda: set(calls) <= set(apart.ended()), "tasks run though no result store was ever there")
-    postgresql_server.start()
+    store.start()
     apart.drain()
     apart.stop(worker)
     assert [apart.app.AsyncResult(call).get(timeout=10) for call in calls] == calls
     balance(apart, "F20 result store down at the start")
 
 
-def test_f20_a_caller_is_told_that_results_cannot_be_read(apart: Fleet, postgresql_server: PostgreSQL) -> None:
+def test_f20_a_caller_is_told_that_results_cannot_be_read(apart: Fleet, store: Server) -> None:
     """`get()` raises what it is: not a failure of the task."""
     (call,) = apart.publish("step")
     apart.app.conf.result_backend_timeout = 1.0
-    postgresql_server.kill()
+    store.kill()
     with pytest.raises(BackendError):
         apart.app.AsyncResult(call).get(timeout=2)
 
 
 def test_f20_a_worker_that_stops_without_its_result_store_hands_back(
-    apart: Fleet, postgresql_server: PostgreSQL, balance: Balance
+    apart: Fleet, store: Server, balance: Balance
 ) -> None:
     """What it could not write runs again: at most what it had done and not written."""
     worker = apart.worker()
     calls = apart.publish("step", count=1)
     apart.drain()
-    postgresql_server.kill()
+    store.kill()
     calls += apart.publish("step", count=3)
     eventually(lambda: set(calls) <= set(apart.ended()), "tasks run without their result store")
     worker.send(signal.SIGTERM)
     assert worker.wait(30) == 0, worker.said()
-    postgresql_server.start()
+    store.start()
     other = apart.worker()
     apart.drain()
     apart.stop(other)

@@ -33,6 +33,8 @@ import hiredis
 
 from kern import log
 from kern.contracts.port import Reply
+from kern_redis_client.dialling import Dialled
+from kern_redis_client.facts import ServerFacts
 from kern_redis_client.failures import ConnectionLost, closed, silent
 from kern_redis_client.scripts import Script
 
@@ -118,13 +120,14 @@ class Link:
     def __init__(
         self,
         name: str,
-        dial: Callable[[], socket.socket],
+        dial: Callable[[], Dialled],
         greet: Callable[[], Conversation[None]],
         on_push: Callable[[list[Any]], None],
         on_down: Callable[[Exception], None],
         on_up: Callable[[], None],
         scripts: Iterable[Script] = (),
         silence: float = 10.0,
+        ping_after: float = PING_AFTER,
     ) -> None:
         self._name = name
         self._dial = dial
@@ -134,6 +137,9 @@ class Link:
         self._on_up = on_up
         self._scripts = {script.sha: script for script in scripts}
         self._silence = silence
+        self._ping_after = ping_after
+        #: What the server said about itself at the latest connection.
+        self.facts: ServerFacts | None = None
         # Guards all that follows; conversations are stepped under it.
         self._lock = threading.RLock()
         #: Told when the reader changes, when answers came, and when the connection came or went.
@@ -266,7 +272,8 @@ class Link:
         pause, factor, longest = BACKOFF
         while not self._closed:
             try:
-                made = self._dial()
+                dialled = self._dial()
+                made, self.facts = dialled.socket, dialled.facts
                 try:
                     made.setblocking(False)
                     self._install(made)
@@ -523,7 +530,7 @@ class Link:
                 os.read(self._bell, 4096)
             except OSError:
                 pass
-        if self._listening and not self._asked and time.monotonic() - self._heard_at > PING_AFTER:
+        if self._listening and not self._asked and time.monotonic() - self._heard_at > self._ping_after:
             self.converse(_ping())
 
     def _ring(self) -> None:

@@ -19,11 +19,26 @@ class Script:
     def __attrs_post_init__(self) -> None:
         object.__setattr__(self, "sha", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
 
-    def call(self, keys: Sequence[str | bytes], arguments: Sequence[str | bytes | int | float] = ()) -> tuple[str | bytes | int | float, ...]:
+    def call(
+        self, keys: Sequence[str | bytes], arguments: Sequence[str | bytes | int | float] = ()
+    ) -> tuple[str | bytes | int | float, ...]:
         """The command that runs it."""
         return ("EVALSHA", self.sha, len(keys), *keys, *arguments)
 
 
-def load(package: str, name: str) -> Script:
-    """The script in the file *name*.lua of *package*."""
-    return Script(resources.files(package).joinpath(f"{name}.lua").read_text("utf-8"))
+def load(package: str, name: str, include: Sequence[str] = ()) -> Script:
+    """The script in the file *name*.lua of *package*.
+
+    :param include: fragments that it uses, by their names in ``kern_redis_client/lua``, each after those it uses itself.
+        A fragment declares local functions.
+    """
+    return Script("\n".join((*(fragment(each) for each in include), _read(package, f"{name}.lua"))))
+
+
+def fragment(name: str) -> str:
+    """Text of a fragment, to be put before a script."""
+    return _read("kern_redis_client", "lua", f"{name}.lua")
+
+
+def _read(package: str, *path: str) -> str:
+    return resources.files(package).joinpath(*path).read_text("utf-8")

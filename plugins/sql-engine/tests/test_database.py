@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from kern_sql_engine import CallersConnection, Database, Link, SqlError, SqliteConnection, SqlRecords
-from kern_sql_engine.records import LAYOUT, tables
+from kern_sql_engine.records import LAYOUT, TABLES
 from kern_sql_engine.schema import database_id, ensure
 from kern_testing.servers import PostgreSQL
 from kern_testing.waiting import eventually
@@ -32,7 +32,7 @@ def test_a_new_file_may_be_opened_by_many_at_once(tmp_path: Path, at_once: Calla
 
         def use(number: int, url: str = url) -> str | None:
             connection = Database(url, patience=20).connect()
-            ensure(connection, "records", LAYOUT, tables)
+            ensure(connection, "records", LAYOUT, TABLES)
             with connection.transaction():
                 connection.run("INSERT INTO kern_record VALUES ('k', ?, x'00', 1, NULL)", (str(number),))
             return database_id(connection)
@@ -68,7 +68,7 @@ def test_many_writers_of_one_file_lose_nothing(tmp_path: Path, at_once: Callable
 def test_tables_of_a_server_are_made_once_by_many(postgresql_url: str, at_once: Callable[..., list[Any]]) -> None:
     def use(_number: int) -> str | None:
         connection = Database(postgresql_url).connect()
-        ensure(connection, "records", LAYOUT, tables)
+        ensure(connection, "records", LAYOUT, TABLES)
         return database_id(connection)
 
     answers = at_once(6, use)
@@ -78,7 +78,7 @@ def test_tables_of_a_server_are_made_once_by_many(postgresql_url: str, at_once: 
 def test_tables_of_mariadb_are_made_once_by_many(mariadb_url: str, at_once: Callable[..., list[Any]]) -> None:
     def use(_number: int) -> str | None:
         connection = Database(mariadb_url).connect()
-        ensure(connection, "records", LAYOUT, tables)
+        ensure(connection, "records", LAYOUT, TABLES)
         return database_id(connection)
 
     answers = at_once(6, use)
@@ -87,9 +87,9 @@ def test_tables_of_mariadb_are_made_once_by_many(mariadb_url: str, at_once: Call
 
 def test_tables_of_a_newer_kern_are_left_alone(sqlite_url: str) -> None:
     connection = Database(sqlite_url).connect()
-    ensure(connection, "records", LAYOUT + 1, tables)
+    ensure(connection, "records", LAYOUT + 1, TABLES)
     with pytest.raises(SqlError, match=r"made by a newer kern \(layout 2, this one knows 1\); upgrade this one"):
-        ensure(connection, "records", LAYOUT, tables)
+        ensure(connection, "records", LAYOUT, TABLES)
     connection.close()
 
 

@@ -7,6 +7,7 @@ time are the wide ones (Celery's hold 64 KB and whole seconds) and ids are told 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -72,8 +73,13 @@ def _full_name(name: str, schema_name: str | None, family: Family) -> str:
     return ".".join(quoted(part, family) for part in (schema_name, name) if part)
 
 
-def celery_tables(connection: Connection, names: Names) -> MetaData:
-    """Celery's tables, for SQLAlchemy."""
+def celery_tables(names: Names) -> schema.Tables:
+    """Celery's tables; those of names that a user chose are not written down for SQLite."""
+    written = Path(__file__).with_name("celery.sql") if names == Names() else None
+    return schema.Tables(lambda connection: _describe_celery(connection, names), written)
+
+
+def _describe_celery(connection: Connection, names: Names) -> MetaData:
     from sqlalchemy import Column, DateTime, Integer, LargeBinary, MetaData, Sequence, String, Table, Text
     from sqlalchemy.dialects import mysql
 
@@ -116,8 +122,7 @@ def celery_tables(connection: Connection, names: Names) -> MetaData:
     return made
 
 
-def join_tables(connection: Connection) -> MetaData:
-    """``kern_join`` and ``kern_join_part``."""
+def _describe_joins(connection: Connection) -> MetaData:
     from sqlalchemy import BigInteger, Column, Double, Index, Integer, MetaData, SmallInteger, String, Table, Text
     from sqlalchemy.dialects import mysql
 
@@ -159,12 +164,16 @@ def join_tables(connection: Connection) -> MetaData:
     return made
 
 
+#: ``kern_join`` and ``kern_join_part``.
+JOIN_TABLES = schema.Tables(_describe_joins, Path(__file__).with_name("joins.sql"))
+
+
 def ensure(connection: Connection, names: Names) -> Layout:
     """Create what is missing, add the columns an older Celery did not have, and see what is there.
 
     :raises SqlError: a table is missing and cannot be created.
     """
-    schema.ensure(connection, "joins", JOINS_LAYOUT, join_tables)
+    schema.ensure(connection, "joins", JOINS_LAYOUT, JOIN_TABLES)
     layout = inspect(connection, names)
     if layout is None:
         _create(connection, names)
@@ -180,12 +189,11 @@ def ensure(connection: Connection, names: Names) -> Layout:
 
 def _create(connection: Connection, names: Names) -> None:
     with schema.creating(connection):
-        tables = celery_tables(connection, names)
-        schema.create(connection, tables)
+        schema.create(connection, celery_tables(names))
 
 
 def _add_columns(connection: Connection, names: Names, missing: list[str]) -> None:
-    described = {table.name: table for table in celery_tables(connection, names).sorted_tables}[names.task]
+    described = {table.name: table for table in _describe_celery(connection, names).sorted_tables}[names.task]
     dialect = schema.sqlalchemy_dialect(connection)
     for column in missing:
         kind = described.c[column].type.compile(dialect=dialect)

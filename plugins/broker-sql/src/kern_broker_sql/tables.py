@@ -12,10 +12,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kern_sql_engine import Connection, Family
-from kern_sql_engine.schema import bytes_type, name_type, number_type, text_type
+from kern_sql_engine.schema import Tables, bytes_type, name_type, number_type, text_type
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -29,8 +30,7 @@ READY, LEASED, DELAYED = 0, 1, 2
 KEY_LENGTH = 760
 
 
-def tables(connection: Connection) -> MetaData:
-    """Described for SQLAlchemy, which makes each database's own words of it."""
+def _describe(connection: Connection) -> MetaData:
     from sqlalchemy import (
         BigInteger,
         Column,
@@ -151,3 +151,6 @@ def tables(connection: Connection) -> MetaData:
         Column("last", BigInteger, nullable=False),
     )
     return made
+
+
+TABLES = Tables(_describe, Path(__file__).with_name("tables.sql"))

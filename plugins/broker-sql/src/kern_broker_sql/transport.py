@@ -39,7 +39,7 @@ from kern_broker_sql.presence import LASTS, Broadcasts, Presences
 from kern_broker_sql.quarantine import Quarantining
 from kern_broker_sql.routing import Routing
 from kern_broker_sql.settling import ATTEMPTS, Item, Settling
-from kern_broker_sql.tables import DELAYED, LAYOUT, LEASED, READY, tables
+from kern_broker_sql.tables import DELAYED, LAYOUT, LEASED, READY, TABLES
 from kern_broker_sql.waking import waking_of
 from kern_sql_engine import (
     CallersConnection,
@@ -366,7 +366,7 @@ class SqlTransport(BlockingTransport):
     # -- inside: connection and transactions
 
     def _ensure_tables(self, connection: Connection) -> None:
-        schema.ensure(connection, "broker", LAYOUT, tables)
+        schema.ensure(connection, "broker", LAYOUT, TABLES)
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from kern import log
@@ -42,8 +43,7 @@ SWEEP_SHARE = 0.01
 ATTEMPTS = 5
 
 
-def tables(connection: Connection) -> MetaData:
-    """The table ``kern_record``."""
+def _describe(connection: Connection) -> MetaData:
     from sqlalchemy import BigInteger, Column, Double, Index, MetaData, Table
 
     made = MetaData()
@@ -58,6 +58,10 @@ def tables(connection: Connection) -> MetaData:
     )
     Index("kern_record_expires", record.c.expires)
     return made
+
+
+#: The table ``kern_record``.
+TABLES = schema.Tables(_describe, Path(__file__).with_name("records.sql"))
 
 
 class _Sql:
@@ -270,7 +274,7 @@ class SqlRecords(Records):
         """
         connection = self.database.connect()
         try:
-            schema.ensure(connection, "records", LAYOUT, tables)
+            schema.ensure(connection, "records", LAYOUT, TABLES)
         except BaseException:
             connection.close()
             raise

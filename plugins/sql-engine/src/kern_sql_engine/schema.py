@@ -1,7 +1,8 @@
 """Creating tables, by several processes at once and only once.
 
 What tables there are is written down in ``kern_meta`` under a component's name; while that is current nothing is asked
-of SQLAlchemy, which is then not even imported.
+of SQLAlchemy, which is then not even imported. Nor is it for the tables of a new SQLite file: importing it would take
+half of the time in which a worker starts, so what it makes of them is kept beside their description, as files of SQL.
 """
 
 from __future__ import annotations
@@ -9,7 +10,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import attrs
 
 from kern_sql_engine.connections import Connection, MysqlConnection, Statements
 from kern_sql_engine.failures import Kind, SqlError
@@ -26,8 +30,20 @@ _PATIENCE = 30
 
 #: Longest name that is looked up, in characters.
 NAME_LENGTH = 255
+#: Between two statements of a file.
+_BETWEEN = ";\n\n"
 #: The entry of ``kern_meta`` that tells databases apart.
 _DATABASE = "database"
+
+
+@attrs.frozen
+class Tables:
+    """Tables and their indexes, described twice."""
+
+    #: For SQLAlchemy, which makes each database's own words of it.
+    describe: Callable[[Connection], MetaData]
+    #: A file with what it makes of it for SQLite; ``None``: it is asked. See :func:`written`.
+    sqlite: Path | None = None
 
 
 def text_type(connection: Connection, length: int) -> Any:
@@ -61,11 +77,10 @@ def number_type() -> Any:
     return BigInteger().with_variant(Integer(), "sqlite")
 
 
-def ensure(connection: Connection, component: str, version: int, tables: Callable[[Connection], MetaData]) -> None:
+def ensure(connection: Connection, component: str, version: int, tables: Tables) -> None:
     """Create the tables of *component* that are missing.
 
     :param version: of the layout; raised when it changes.
-    :param tables: describes them; only called when something may be missing.
     :raises SqlError: they are not there and cannot be created, or are those of a newer kern.
     """
     known = _version(connection, component)
@@ -80,8 +95,8 @@ def ensure(connection: Connection, component: str, version: int, tables: Callabl
     with creating(connection):
         if _version(connection, component) == version:
             return
-        create(connection, tables(connection))
-        _create_meta(connection)
+        create(connection, tables)
+        create(connection, META)
         columns, key = ["name", "content"], ["name"]
         dialect = connection.dialect
         connection.run(dialect.sql(dialect.insert("kern_meta", columns, key)), (_DATABASE, uuid.uuid4().hex))
@@ -113,8 +128,22 @@ def creating(connection: Connection) -> Iterator[None]:
         yield
 
 
-def create(connection: Connection, tables: MetaData) -> None:
+def create(connection: Connection, tables: Tables) -> None:
     """Create tables and indexes that are missing; inside :func:`creating`."""
+    if connection.database.family is Family.SQLITE and tables.sqlite is not None:
+        for statement in tables.sqlite.read_text().split(_BETWEEN):
+            connection.run(statement)
+    else:
+        for statement in _statements(connection, tables.describe(connection)):
+            connection.run(statement)
+
+
+def written(connection: Connection, tables: Tables) -> str:
+    """What the file :attr:`Tables.sqlite` has to say, by a *connection* to SQLite."""
+    return _BETWEEN.join(_statements(connection, tables.describe(connection))) + ";\n"
+
+
+def _statements(connection: Connection, tables: MetaData) -> Iterator[str]:
     from sqlalchemy import Sequence
     from sqlalchemy.schema import CreateIndex, CreateSequence, CreateTable
 
@@ -122,14 +151,14 @@ def create(connection: Connection, tables: MetaData) -> None:
     for table in tables.sorted_tables:
         for column in table.columns if dialect.supports_sequences else ():
             if isinstance(column.default, Sequence):
-                connection.run(_ddl(CreateSequence(column.default, if_not_exists=True), dialect))
+                yield _ddl(CreateSequence(column.default, if_not_exists=True), dialect)
         existing = _indexes(connection, table) if connection.database.family is Family.MYSQL else None
-        connection.run(_ddl(CreateTable(table, if_not_exists=True), dialect))
+        yield _ddl(CreateTable(table, if_not_exists=True), dialect)
         for index in sorted(table.indexes, key=lambda index: str(index.name)):
             if existing is None:
-                connection.run(_ddl(CreateIndex(index, if_not_exists=True), dialect))
+                yield _ddl(CreateIndex(index, if_not_exists=True), dialect)
             elif index.name not in existing:
-                connection.run(_ddl(CreateIndex(index), dialect))
+                yield _ddl(CreateIndex(index), dialect)
 
 
 def sqlalchemy_dialect(connection: Connection) -> SqlalchemyDialect:
@@ -149,7 +178,8 @@ def sqlalchemy_dialect(connection: Connection) -> SqlalchemyDialect:
 
 
 def _ddl(statement: Any, dialect: SqlalchemyDialect) -> str:
-    return str(statement.compile(dialect=dialect)).strip().replace("%%", "%")
+    text = str(statement.compile(dialect=dialect)).strip().replace("%%", "%").expandtabs(4)
+    return "\n".join(line.rstrip() for line in text.splitlines())
 
 
 def _indexes(connection: Connection, table: Table) -> set[str]:
@@ -181,7 +211,7 @@ def _noted(statements: Statements, name: str) -> Any:
         raise
 
 
-def _create_meta(connection: Connection) -> None:
+def _describe_meta(connection: Connection) -> MetaData:
     from sqlalchemy import Column, MetaData, String, Table
 
     tables = MetaData()
@@ -191,4 +221,8 @@ def _create_meta(connection: Connection) -> None:
         Column("name", name_type(connection), primary_key=True),
         Column("content", String(255), nullable=False),
     )
-    create(connection, tables)
+    return tables
+
+
+#: The table ``kern_meta``.
+META = Tables(_describe_meta, Path(__file__).with_name("meta.sql"))

@@ -101,7 +101,7 @@ format: $(WORKSPACE)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(WORKSPACE) $(CELERY) .venv/.installed-bench servers
+bench: $(WORKSPACE) $(CELERY) .venv-celery-tuned/.installed .venv/.installed-bench servers
 	$(BIN)/python -m benchmarks $(ARGS)
 
 docs: $(WORKSPACE) .venv/.installed-docs

@@ -1,4 +1,4 @@
-"""Where a measurement takes place: a fresh database, a folder of tallies, a worker, clients in their own processes."""
+"""Where a measurement takes place: a folder of tallies, workers, clients in their own processes, and the server."""
 
 from __future__ import annotations
 
@@ -11,38 +11,39 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from benchmarks import counter
+from benchmarks.lineup import ROOT, Contestant
+from benchmarks.resp import Connection
+from benchmarks.servers import Place, Servers
 
-ROOT = Path(__file__).resolve().parent.parent
 #: Seconds after which a measurement has failed.
 PATIENCE = 120.0
+#: Seconds a worker is given to end by itself. What counts has been measured by then.
+_GRACE = 3.0
+#: The name of a worker, replaced where there are several.
+_NODE = "bench-worker"
 
 
 class Arena:
-    """One measurement of one contestant.
+    """One measurement of one contestant at one place.
 
-    :param contestant: name of its module in :mod:`benchmarks.contestants`.
-    :param python: the interpreter of its environment.
-    :param broker: URL of its broker.
-    :param backend: URL of its result store.
-    :param scale: share of the full amount of work it is given.
+    :param server: the name of the server, by which its share of the work is looked up.
     """
 
-    def __init__(
-        self, contestant: str, python: str, broker: str, backend: str, folder: Path, scale: float = 1.0
-    ) -> None:
+    def __init__(self, contestant: Contestant, server: str, place: Place, folder: Path) -> None:
+        self.folder = folder
+        self.place = place
         self._contestant = contestant
-        self._commands: dict[int, list[str]] = {}
-        self._scale = scale
-        self._python = python
-        self._folder = folder
+        self._share = contestant.share.get(server, 1.0)
+        self._commands: dict[tuple[int, str], list[str]] = {}
         self._environment = {
             **os.environ,
-            "BENCH_BROKER": broker,
-            "BENCH_BACKEND": backend,
+            "BENCH_BROKER": place.broker,
+            "BENCH_BACKEND": place.backend,
             "BENCH_FOLDER": str(folder),
             "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
             "C_FORCE_ROOT": "1",
@@ -50,87 +51,139 @@ class Arena:
 
     def scaled(self, number: int) -> int:
         """How much work this contestant is given: one that is slower by orders of magnitude gets less."""
-        return max(20, int(number * self._scale))
+        return max(20, int(number * self._share))
+
+    # -- clients
 
     def client(self, operation: str, number: int) -> dict[str, Any]:
         """Have a client process do *operation* and report."""
-        done = subprocess.run(
-            [self._python, "-m", "benchmarks.client", self._contestant, operation, str(number)],
-            cwd=self._folder,
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-        )
-        if done.returncode:
-            raise RuntimeError(f"{self._contestant}: {operation} failed:\n{done.stderr[-2000:]}")
-        answer: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+        with self.clients(operation, number) as process:
+            said, complained = process.communicate(timeout=PATIENCE)
+        if process.returncode:
+            raise RuntimeError(f"{operation} failed:\n{complained[-2000:]}")
+        answer: dict[str, Any] = json.loads(said.strip().splitlines()[-1])
         return answer
 
     @contextlib.contextmanager
-    def worker(self, processes: int = 1) -> Iterator[subprocess.Popen[bytes]]:
-        """A worker, ended by its process id."""
-        command = self.worker_command(processes)
-        log = (self._folder / "worker.log").open("wb")
+    def clients(self, operation: str, number: int) -> Iterator[subprocess.Popen[str]]:
+        """A client process that does *operation* meanwhile; ended with the context."""
         process = subprocess.Popen(
-            command, cwd=self._folder, env=self._environment, stdout=log, stderr=log, start_new_session=True
+            [str(self._contestant.python), "-m", "benchmarks.client", self._contestant.module, operation, str(number)],
+            cwd=self.folder,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-        try:
-            yield process
-        except TimeoutError as error:
-            tail = (self._folder / "worker.log").read_text(errors="replace")[-2000:]
-            raise RuntimeError(f"{self._contestant}: {error}; its worker said:\n{tail}") from error
-        finally:
-            process.send_signal(signal.SIGTERM)
+        with process:
             try:
-                process.wait(15)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-            log.close()
+                yield process
+            finally:
+                process.kill()
 
-    def worker_command(self, processes: int = 1) -> list[str]:
+    # -- workers
+
+    @contextlib.contextmanager
+    def worker(self, processes: int = 2) -> Iterator[subprocess.Popen[bytes]]:
+        """A worker of so many processes, told to end when the context does."""
+        with self._log() as log:
+            process = self._start(self.worker_command(processes), log)
+            try:
+                yield process
+            finally:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    process.wait(_GRACE)
+                except subprocess.TimeoutExpired:
+                    _kill(process)
+
+    @contextlib.contextmanager
+    def crowd(self, workers: int) -> Iterator[None]:
+        """So many workers that run one task at a time in their only process, all of them ready; killed at the end."""
+        command = self.worker_command(1, "solo")
+        processes: list[subprocess.Popen[bytes]] = []
+        with self._log() as log:
+            try:
+                for number in range(workers):
+                    named = [word.replace(_NODE, f"worker{number}") for word in command]
+                    processes.append(self._start(named, log))
+                self.ready(workers)
+                yield
+            finally:
+                for process in processes:
+                    _kill(process)
+
+    def worker_command(self, processes: int = 2, pool: str = "prefork") -> list[str]:
         """How the contestant starts its worker; asked once, in its own environment."""
-        if processes not in self._commands:
-            self._commands[processes] = self._ask_for_command(processes)
-        return self._commands[processes]
+        if (processes, pool) not in self._commands:
+            source = (
+                "import json, importlib; "
+                f"module = importlib.import_module('benchmarks.contestants.{self._contestant.module}'); "
+                f"print(json.dumps(module.worker_command({processes}, {_NODE!r}, {pool!r})))"
+            )
+            said = subprocess.run(
+                [str(self._contestant.python), "-c", source], env=self._environment, capture_output=True, text=True
+            )
+            if said.returncode:
+                raise RuntimeError(f"no command for its worker:\n{said.stderr[-2000:]}")
+            self._commands[processes, pool] = json.loads(said.stdout)
+        return self._commands[processes, pool]
 
-    def _ask_for_command(self, processes: int) -> list[str]:
-        source = (
-            "import json, importlib; "
-            f"print(json.dumps(importlib.import_module('benchmarks.contestants.{self._contestant}')"
-            f".worker_command({processes})))"
+    def _start(self, command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self._environment, stdout=log, stderr=log, start_new_session=True
         )
-        said = subprocess.run(
-            [self._python, "-c", source], env=self._environment, check=True, capture_output=True, text=True
-        )
-        command: list[str] = json.loads(said.stdout)
-        return command
+
+    @contextlib.contextmanager
+    def _log(self) -> Iterator[IO[bytes]]:
+        """Where workers write; its end is told with what goes wrong."""
+        path = self.folder / "worker.log"
+        try:
+            with path.open("wb") as log:
+                yield log
+        except (TimeoutError, RuntimeError) as error:
+            raise RuntimeError(f"{error}; the worker said:\n{path.read_text(errors='replace')[-2000:]}") from error
+
+    # -- what there is to see
 
     def executed(self, number: int) -> float:
-        """The time at which *number* executions were counted."""
-        return counter.wait_for(self._folder, number, PATIENCE)
+        """Wait for *number* executions; the time at which they were counted."""
+        return counter.wait_for(lambda: counter.count(self.folder), number, PATIENCE, "executions")
+
+    def ready(self, workers: int = 1) -> None:
+        """Wait until so many workers take messages."""
+        counter.wait_for(lambda: counter.count_ready(self.folder), workers, PATIENCE, "workers ready", pause=0.01)
+
+    @cached_property
+    def redis(self) -> Connection:
+        """A connection of our own to the server, where it is Redis."""
+        return Connection(self.place.broker)
+
+    def close(self) -> None:
+        if "redis" in self.__dict__:
+            self.redis.close()
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """And all that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 @contextlib.contextmanager
-def arena(contestant: str, python: str, database: str | None, scale: float = 1.0) -> Iterator[Arena]:
-    """An arena over SQLite, or over the empty database at the URL *database*."""
-    folder = Path(tempfile.mkdtemp(prefix=f"bench-{contestant}-"))
+def arena(contestant: Contestant, server: str, servers: Servers) -> Iterator[Arena]:
+    """An arena with an empty place on *server*."""
+    folder = Path(tempfile.mkdtemp(prefix=f"bench-{contestant.module}-"))
     try:
-        broker, backend = _urls(contestant, database, folder)
-        yield Arena(contestant, python, broker, backend, folder, scale)
+        with servers.place(server, contestant, folder) as place:
+            made = Arena(contestant, server, place, folder)
+            try:
+                yield made
+            finally:
+                made.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _urls(contestant: str, database: str | None, folder: Path) -> tuple[str, str]:
-    """Both contestants keep messages and results in one database."""
-    url = database or f"sqlite:///{folder / 'bench.db'}"
-    if contestant == "kern":
-        return url, f"db+{url}"
-    if database is not None:
-        url = url.replace("postgresql://", "postgresql+psycopg://")
-    return f"sqla+{url}", f"db+{url}"
 
 
 def settle_down() -> None:

@@ -1,18 +1,27 @@
-"""Celery, at its defaults, with one process where kern has one. Runs in an environment of its own."""
+"""Celery, at its defaults. Runs in an environment of its own."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 from celery import Celery, group
+from celery.result import ResultSet
+from celery.signals import worker_ready
 
-from benchmarks.counter import Tally
+from benchmarks import counter
 
 app = Celery("bench", broker=os.environ["BENCH_BROKER"], backend=os.environ.get("BENCH_BACKEND") or None)
-tally = Tally(os.environ["BENCH_FOLDER"])
+tally = counter.Tally(os.environ["BENCH_FOLDER"])
+
+
+@worker_ready.connect(weak=False)
+def _ready(**_: Any) -> None:
+    """Leaves a sign when the worker takes messages."""
+    counter.ready(os.environ["BENCH_FOLDER"])
 
 
 @app.task(name="bench.nothing")
@@ -34,28 +43,59 @@ def add(x: int, y: int) -> int:
     return x + y
 
 
-def publish_one_by_one(task: Any, number: int) -> None:
+@app.task(name="bench.compute")
+def compute() -> None:
+    """A task that computes."""
+    counter.compute()
+    tally()
+
+
+@app.task(name="bench.due", ignore_result=True)
+def due(at: float) -> None:
+    """A task that notes how late it is."""
+    tally.late(at)
+
+
+@app.task(name="bench.sized", ignore_result=True)
+def sized(text: str) -> None:
+    """A task with a large argument."""
+    tally()
+
+
+def publish_one_by_one(task: Any, number: int, *args: Any) -> None:
     """As a web request does it."""
     for _ in range(number):
-        task.delay()
+        task.delay(*args)
 
 
-def publish_bulk(task: Any, number: int) -> list[Any]:
+def publish_bulk(task: Any, number: int, *args: Any) -> list[Any]:
     """As many as there are, in one call."""
-    return list(group(task.s() for _ in range(number)).apply_async().results)
+    return list(group(task.s(*args) for _ in range(number)).apply_async().results)
+
+
+def publish_due(times: Sequence[float]) -> None:
+    """Each at its time."""
+    group(due.s(at).set(eta=datetime.fromtimestamp(at, UTC)) for at in times).apply_async()
 
 
 def results(handles: list[Any]) -> list[Any]:
     """All results."""
-    return [handle.get(timeout=120) for handle in handles]
+    return ResultSet(handles, app=app).get(timeout=120)
 
 
-def worker_command(processes: int) -> list[str]:
+def worker_command(processes: int, name: str, pool: str) -> list[str]:
     """How its worker is started."""
     return [
         *(sys.executable, "-m", "celery", "-q", "-A", "benchmarks.contestants.celery:app", "worker"),
-        *("-l", "warning", "-c", str(processes)),
+        *("-l", "warning", "-n", f"{name}@%h", "-P", pool, "-c", str(processes)),
     ]
 
 
-tasks: dict[str, Callable[..., Any]] = {"nothing": nothing, "ignored": ignored, "add": add}
+tasks: dict[str, Any] = {
+    "nothing": nothing,
+    "ignored": ignored,
+    "add": add,
+    "compute": compute,
+    "due": due,
+    "sized": sized,
+}

@@ -1,0 +1,1 @@
+"""A pool of processes that run one task each."""

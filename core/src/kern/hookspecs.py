@@ -71,6 +71,13 @@ class Hooks:
     def kern_continuations(self) -> Sequence[Continuation]:  # type: ignore[empty-body]
         """What understands links, chains and chords; one for each kind."""
 
+    @_spec
+    def kern_example_urls(self) -> Mapping[str, str]:  # type: ignore[empty-body]
+        """URLs by scheme, for those the plugin drives of which ``scheme://`` alone is none.
+
+        A driver is made of each, and asked what it can do; nothing is connected to. For ``kern plugins``.
+        """
+
     @_spec(firstresult=True)
     def kern_default_broker(self) -> str | None:
         """The URL to use when no broker is configured."""

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+
+from kern import Kern, hookimpl
+from kern.cli.drivers import Declared, declared
+from kern.contracts.transport import TransportCapability
+from kern.errors import PluginMissing
 
 SECRET = "hunter2"
 URL = f"memory://me:{SECRET}@here"
@@ -26,6 +33,52 @@ def test_plugins_as_text_says_why_one_is_off(cli) -> None:
     assert result.exit_code == 0
     assert "broker-sql is off: switched off by '-broker-sql'" in result.stdout
     assert "transport: memory" in result.stdout
+
+
+class Pigeons:
+    """Drives ``pigeon://``, which means nothing without a loft, and ``broken://``, of which no driver can be made."""
+
+    @hookimpl
+    def kern_transports(self) -> dict[str, Any]:
+        return {"pigeon": self.pigeon, "broken": self.broken}
+
+    @hookimpl
+    def kern_example_urls(self) -> dict[str, str]:
+        return {"pigeon": "pigeon://loft"}
+
+    @staticmethod
+    def pigeon(url: str, conf: Any) -> Any:
+        assert url == "pigeon://loft"
+        return SimpleNamespace(capabilities=frozenset({TransportCapability.BROADCAST}))
+
+    @staticmethod
+    def broken(url: str, conf: Any) -> Any:
+        raise PluginMissing("needs the package corn", "corn")
+
+
+def test_the_capabilities_of_each_driver_are_known_without_connecting() -> None:
+    app = Kern("looking", plugins="testing")
+    app.register(Pigeons(), "pigeons")
+    transports = {driver.names: driver for driver in declared(app, "transport")}
+    assert transports["pigeon",] == Declared(("pigeon",), "pigeons", ("broadcast",))
+    assert transports["broken",].error == "needs the package corn"
+    assert "push" in transports["memory",].capabilities
+    pools = {driver.names: driver for driver in declared(app, "pool")}
+    assert pools["solo",].plugin == "kern itself"
+    assert pools["inline",].plugin == "testing"
+
+
+def test_plugins_shows_what_each_driver_can_do(cli) -> None:
+    found = cli.json("plugins", "--json")
+    stores = {name: driver for driver in found["drivers"]["result store"] for name in driver["names"]}
+    assert "joins" in stores["memory"]["capabilities"]
+    assert stores["sqlite"]["plugin"] == stores["db"]["plugin"] == "backend-sql"
+    assert "push" in stores["postgresql"]["capabilities"]
+    assert "push" not in stores["sqlite"]["capabilities"]
+    text = cli("plugins").stdout
+    assert "\nresult stores\n" in text
+    assert "+sqlite" not in text
+    assert "  solo (kern itself)\n    join-blocks, soft-limits\n" in text
 
 
 def test_plugins_works_where_nothing_can_be_used(cli) -> None:

@@ -310,5 +310,6 @@ def _cannot(store: BlockingResultStore, what: str) -> Exception:
     return CapabilityMissing(f"the result store {store.url} cannot {what}")
 
 
-#: Makes a store from a URL and the application's settings; what ``kern_result_stores`` hands over.
+#: Makes a store from a URL and the application's settings; what ``kern_result_stores`` hands over. Making one connects
+#: to nothing.
 ResultStoreFactory = Callable[[str, Any], "ResultStore | BlockingResultStore"]

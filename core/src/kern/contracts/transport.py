@@ -454,5 +454,6 @@ class BlockingTransport(ABC):
         return None
 
 
-#: Makes a transport from a URL and the application's settings; what ``kern_transports`` hands over.
+#: Makes a transport from a URL and the application's settings; what ``kern_transports`` hands over. Making one connects
+#: to nothing.
 TransportFactory = Callable[[str, Any], "Transport | BlockingTransport"]

@@ -25,6 +25,13 @@ def kern_result_stores() -> Mapping[str, ResultStoreFactory]:
 
 
 @hookimpl
+def kern_example_urls() -> Mapping[str, str]:
+    from kern_sql_engine.urls import EXAMPLES
+
+    return {**EXAMPLES, **{alias: f"{alias}+{EXAMPLES['sqlite']}" for alias in ALIASES}}
+
+
+@hookimpl
 def kern_settings() -> Sequence[type[Section]]:
     from kern_backend_sql.settings import DatabaseSettings
 

@@ -24,6 +24,13 @@ def kern_transports() -> Mapping[str, TransportFactory]:
 
 
 @hookimpl
+def kern_example_urls() -> Mapping[str, str]:
+    from kern_sql_engine.urls import EXAMPLES
+
+    return EXAMPLES
+
+
+@hookimpl
 def kern_default_broker() -> str | None:
     return DEFAULT_URL
 

@@ -46,6 +46,12 @@ FAMILIES: dict[str, Family] = {
     "mariadb": Family.MYSQL,
 }
 
+#: URLs to show, by scheme.
+EXAMPLES: dict[str, str] = {
+    name: "sqlite:///kern.db" if family is Family.SQLITE else f"{name}://user@host/database"
+    for name, family in FAMILIES.items()
+}
+
 _DRIVERS = {Family.POSTGRESQL: "postgresql+psycopg", Family.MYSQL: "mysql+pymysql"}
 _PORTS = {Family.POSTGRESQL: 5432, Family.MYSQL: 3306}
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})

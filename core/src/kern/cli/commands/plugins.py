@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import click
 
+from kern.cli.drivers import declared
 from kern.cli.global_options import Command
 from kern.cli.printing import json_option, print_json, print_pairs, print_table
 from kern.cli.session import Session, pass_session
@@ -23,12 +25,15 @@ if TYPE_CHECKING:
 @json_option
 @pass_session
 def command(session: Session, as_json: bool) -> None:
-    """Show installed plugins, what each drives, and why one is not active; then what the application uses of them."""
+    """Show installed plugins, what each drives, and why one is not active; what their drivers can do; then what the
+    application uses of them."""
     app = session.app
     infos = app.plugins.infos()
+    drivers = {kind: declared(app, kind) for kind in ("transport", "result store", "pool")}
     used = in_use(app)
     if as_json:
-        print_json({"plugins": [attrs.asdict(info) for info in infos], "in_use": used})
+        described = {kind: [attrs.asdict(driver) for driver in found] for kind, found in drivers.items()}
+        print_json({"plugins": [attrs.asdict(info) for info in infos], "drivers": described, "in_use": used})
         return
     if infos:
         print_table(
@@ -40,10 +45,16 @@ def command(session: Session, as_json: bool) -> None:
     for info in infos:
         if info.state is not State.ACTIVE and info.reason:
             click.echo(f"{info.name} is {info.state.value}: {info.reason}")
+    for kind, found in drivers.items():
+        click.secho(f"\n{kind}s", bold=True)
+        for driver in found:
+            click.echo(f"  {', '.join(driver.names)} ({driver.plugin})")
+            can = ", ".join(driver.capabilities) or "nothing beyond the contract"
+            click.echo(textwrap.indent(textwrap.fill(driver.error or can, 110), "    "))
     click.echo()
-    for name, driver in used.items():
+    for name, facts in used.items():
         click.secho(name, bold=True)
-        print_pairs([(key.replace("_", " "), _text(value)) for key, value in driver.items()])
+        print_pairs([(key.replace("_", " "), _text(value)) for key, value in facts.items()])
 
 
 def _drives(info: PluginInfo) -> str:

@@ -29,8 +29,10 @@ end
 -- then, by UNLINK from whoever writes in between, for a large set that expires by itself would hold up the server.
 local function kern_remember(members)
   redis.call('SADD', kern_current, unpack(members))
-  redis.call('EXPIREAT', kern_current, (math.floor(kern_now / 60000) + 2) * 60 + 45)
-  redis.call('UNLINK', kern_outdated)
+  if redis.call('SCARD', kern_current) <= #members then
+    redis.call('EXPIREAT', kern_current, (math.floor(kern_now / 60000) + 2) * 60 + 45)
+    redis.call('UNLINK', kern_outdated)
+  end
 end
 
 -- Whether the queue, and all that may hold messages of it without saying whose, is empty: what was published is gone,

@@ -262,6 +262,23 @@ class _Entry:
     origin: str
 
 
+@attrs.frozen
+class SettingsSnapshot:
+    """What somebody gave, as data for another process that has the same application: it can be pickled.
+
+    Made by :meth:`Settings.snapshot`, taken over by :meth:`Settings.adopt`. It holds passwords, and shows none.
+    """
+
+    #: By key: the value, pickled by itself, and where it came from. What nobody gave is not here.
+    values: Mapping[str, tuple[bytes, str]] = attrs.field(repr=lambda values: ", ".join(values))
+    #: What was given and is read by nobody, likewise.
+    kept: Mapping[str, tuple[bytes, str]] = attrs.field(repr=lambda kept: ", ".join(kept))
+    #: Keys whose values cannot be sent (a lambda among the routes): the other process has them from its own sources.
+    left_out: frozenset[str]
+    #: Celery's defaults hold.
+    celery_heritage: bool
+
+
 class _NoSuchSetting(UnknownSetting, AttributeError, KeyError):
     """A setting was read that does not exist; ``getattr(conf, x, None)`` and ``try: conf[x]`` work as usual."""
 
@@ -283,6 +300,7 @@ class Settings(MutableMapping[str, Any]):
     """
 
     __slots__ = (
+        "_adopted",
         "_aliases",
         "_assigned",
         "_changes",
@@ -332,6 +350,8 @@ class Settings(MutableMapping[str, Any]):
         put(self, "_layers", [])
         put(self, "_heritage", False)
         put(self, "_project", None)
+        # What stands in for all sources, once it was adopted.
+        put(self, "_adopted", None)
         # Given, but read by nobody: Celery's other settings, and a module's own names; and those of them assigned.
         put(self, "_kept", {})
         put(self, "_assigned", {})
@@ -681,6 +701,64 @@ class Settings(MutableMapping[str, Any]):
             frozen.section(section)
         return frozen
 
+    def snapshot(self) -> SettingsSnapshot:
+        """The settings for another process that has the same application: a pool's, started afresh and not forked."""
+        import pickle
+
+        self._load()
+        given = {key: Given(key, value, self._origins[key]) for key, value in self.without_defaults().items()}
+        values: dict[str, tuple[bytes, str]] = {}
+        kept: dict[str, tuple[bytes, str]] = {}
+        left_out: set[str] = set()
+        for sent, source in ((values, given), (kept, self._kept)):
+            for key, each in source.items():
+                try:
+                    sent[key] = (pickle.dumps(each.value), each.origin)
+                except Exception:  # classes may do as they like when they are pickled
+                    left_out.add(key)
+        return SettingsSnapshot(values, kept, frozenset(left_out), bool(self._heritage))
+
+    def adopt(self, snapshot: SettingsSnapshot) -> None:
+        """Go by *snapshot* from now on, whatever the sources here say; they are not read any more.
+
+        Only what it had to leave out, and what cannot be read here (a function of the other process's main module),
+        stays as the sources here have it.
+
+        :raises UnknownSetting: it has a setting of a plugin that is not there.
+        :raises InvalidSetting: a value is not accepted here.
+        """
+        import pickle
+
+        self._refuse_when_frozen()
+        here = set(snapshot.left_out)
+        found: dict[str, Given] = {}
+        kept: dict[str, Given] = {}
+        for made, sent in ((found, snapshot.values), (kept, snapshot.kept)):
+            for key, (pickled, origin) in sent.items():
+                try:
+                    made[key] = Given(key, pickle.loads(pickled), origin)
+                except Exception:
+                    here.add(key)
+        own: dict[str, _Entry] = {}
+        if here:
+            self._load()
+            own = {
+                key: _Entry(self._values[key], self._origins[key])
+                for key in here.intersection(self._values)
+                if self._origins[key] not in _DEFAULT_ORIGINS
+            }
+            kept.update((key, self._kept[key]) for key in here.intersection(self._kept))
+        with self._lock:
+            put = object.__setattr__
+            put(self, "_adopted", _Adopted(found, snapshot.celery_heritage))
+            put(self, "_pending", {})
+            put(self, "_assigned", kept)
+            put(self, "_changes", own)
+            put(self, "_defaults", [])
+            put(self, "_object", None)
+            self._changed(reload=True)
+            self._load()
+
     def __copy__(self) -> Settings:
         made = object.__new__(type(self))
         put = object.__setattr__
@@ -726,6 +804,9 @@ class Settings(MutableMapping[str, Any]):
             if self._loaded:
                 return
             put = object.__setattr__
+            if self._adopted is not None:
+                self._load_adopted(self._adopted)
+                return
             if self._pending:
                 checked, kept = self._checked(self._pending, "keyword of the application")
                 put(self, "_changes", {**checked, **self._changes})
@@ -748,6 +829,21 @@ class Settings(MutableMapping[str, Any]):
             put(self, "_layers", layers)
             self._merge()
             put(self, "_loaded", True)
+
+    def _load_adopted(self, adopted: _Adopted) -> None:
+        layer: dict[str, _Entry] = {}
+        for key, given in adopted.values.items():
+            option = self._options.get(key)
+            if option is None:
+                raise UnknownSetting(key, given.origin, nearest(key, self._options))
+            layer[key] = _Entry(option.check(given, again=True), given.origin)
+        put = object.__setattr__
+        put(self, "_heritage", adopted.celery_heritage)
+        put(self, "_kept", dict(self._assigned))
+        # The first is what stands above all others in a configuration for Celery.
+        put(self, "_layers", [{}, layer])
+        self._merge()
+        put(self, "_loaded", True)
 
     def _merge(self) -> None:
         """Work out every value anew; lower layers first, so that higher ones overwrite them."""
@@ -873,6 +969,14 @@ class Settings(MutableMapping[str, Any]):
                 given.append(Given(name, value, found.origin))
         celery = bool(old) or "celeryconfig" in found.module.replace(":", ".").split(".")
         return given, celery
+
+
+@attrs.frozen
+class _Adopted:
+    """What another process sent, read."""
+
+    values: Mapping[str, Given]
+    celery_heritage: bool
 
 
 @attrs.frozen

@@ -52,6 +52,17 @@ def markdown(doc: str | None) -> str:
     return _spaced(made)
 
 
+def parameters(doc: str | None) -> dict[str, str]:
+    """What a docstring says of each parameter, in Markdown."""
+    lines = (inspect.cleandoc(doc) if doc else "").splitlines()
+    found = {}
+    for number, line in enumerate(lines):
+        field = _FIELD.match(line)
+        if field and field[1] == "param":
+            found[field[2]] = inline(_field_text(lines, number, field[3] or "")[0])
+    return found
+
+
 def _spaced(lines: Sequence[str]) -> str:
     """A list needs an empty line before it."""
     made: list[str] = []

@@ -232,9 +232,9 @@ class Kern:
     def task(self, *args: Any, **options: Any) -> Any:
         """Decorator: makes a task of a function.
 
-        :param name: of the task; else module and name of the function (:meth:`gen_task_name`).
+        :param name: its name; else module and name of the function (:meth:`gen_task_name`).
         :param bind: the function's first parameter is the task.
-        :param base: class of the task instead of :attr:`task_cls`.
+        :param base: its class instead of :attr:`task_cls`.
         :param filter: called with the task; what it returns stands in the task's place.
         :param shared: make it a task of every other application, too.
         :param lazy: ``False`` has the task take its values from the settings now, and not when all are complete.

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -40,7 +40,9 @@ class Arena:
         self._contestant = contestant
         self._share = contestant.share.get(server, 1.0)
         self._commands: dict[tuple[int, str], list[str]] = {}
-        self._environment = {
+        self._workers: list[subprocess.Popen[bytes]] = []
+        #: What its processes are given.
+        self.environment = {
             **os.environ,
             "BENCH_BROKER": place.broker,
             "BENCH_BACKEND": place.backend,
@@ -70,7 +72,7 @@ class Arena:
         process = subprocess.Popen(
             [str(self._contestant.python), "-m", "benchmarks.client", self._contestant.module, operation, str(number)],
             cwd=self.folder,
-            env=self._environment,
+            env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -91,6 +93,7 @@ class Arena:
             try:
                 yield process
             finally:
+                self._workers.remove(process)
                 process.send_signal(signal.SIGTERM)
                 try:
                     process.wait(_GRACE)
@@ -101,17 +104,15 @@ class Arena:
     def crowd(self, workers: int) -> Iterator[None]:
         """So many workers that run one task at a time in their only process, all of them ready; killed at the end."""
         command = self.worker_command(1, "solo")
-        processes: list[subprocess.Popen[bytes]] = []
         with self._log() as log:
             try:
                 for number in range(workers):
-                    named = [word.replace(_NODE, f"worker{number}") for word in command]
-                    processes.append(self._start(named, log))
+                    self._start([word.replace(_NODE, f"worker{number}") for word in command], log)
                 self.ready(workers)
                 yield
             finally:
-                for process in processes:
-                    _kill(process)
+                while self._workers:
+                    _kill(self._workers.pop())
 
     def worker_command(self, processes: int = 2, pool: str = "prefork") -> list[str]:
         """How the contestant starts its worker; asked once, in its own environment."""
@@ -122,7 +123,7 @@ class Arena:
                 f"print(json.dumps(module.worker_command({processes}, {_NODE!r}, {pool!r})))"
             )
             said = subprocess.run(
-                [str(self._contestant.python), "-c", source], env=self._environment, capture_output=True, text=True
+                [str(self._contestant.python), "-c", source], env=self.environment, capture_output=True, text=True
             )
             if said.returncode:
                 raise RuntimeError(f"no command for its worker:\n{said.stderr[-2000:]}")
@@ -130,9 +131,11 @@ class Arena:
         return self._commands[processes, pool]
 
     def _start(self, command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            command, cwd=self.folder, env=self._environment, stdout=log, stderr=log, start_new_session=True
+        process = subprocess.Popen(
+            command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True
         )
+        self._workers.append(process)
+        return process
 
     @contextlib.contextmanager
     def _log(self) -> Iterator[IO[bytes]]:
@@ -148,11 +151,20 @@ class Arena:
 
     def executed(self, number: int) -> float:
         """Wait for *number* executions; the time at which they were counted."""
-        return counter.wait_for(lambda: counter.count(self.folder), number, PATIENCE, "executions")
+        return counter.wait_for(self._while_workers_live(counter.count), number, PATIENCE, "executions")
 
     def ready(self, workers: int = 1) -> None:
         """Wait until so many workers take messages."""
-        counter.wait_for(lambda: counter.count_ready(self.folder), workers, PATIENCE, "workers ready", pause=0.01)
+        counter.wait_for(self._while_workers_live(counter.count_ready), workers, PATIENCE, "workers ready", pause=0.01)
+
+    def _while_workers_live(self, count: Callable[[Path], int]) -> Callable[[], int]:
+        def counted() -> int:
+            for worker in self._workers:
+                if (code := worker.poll()) is not None:
+                    raise RuntimeError(f"a worker has ended with {code}")
+            return count(self.folder)
+
+        return counted
 
     @cached_property
     def redis(self) -> Connection:

@@ -1,110 +1,177 @@
 """Where a task's time goes: microseconds of processor time in each stage, for each task.
 
-``python -m benchmarks.profile [URL]`` drains a queue of empty tasks with a worker in this process. Each stage is timed
-by the clock of its thread, so that waiting for others does not count. What is left between the sum and the whole is the
-loop, the threads' hand-overs and the interpreter.
+``python -m benchmarks.profile [redis|sqlite] [--pool prefork] [--tasks 100000] [--ignored]`` drains a queue of empty
+tasks twice with a worker in this process, once with nothing in its way and once with a clock at every stage. Stages of
+the main process are timed by the clocks of their threads, so that waiting for others does not count, and each
+stretch of work counts for the innermost stage alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import functools
-import shutil
+import importlib
+import os
 import sys
-import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
+import attrs
+
+from benchmarks import processes
+from benchmarks.arena import arena
+from benchmarks.lineup import CONTESTANTS, OURS
+from benchmarks.resp import Connection
+from benchmarks.servers import Servers
+from benchmarks.stages import StageClock
 from kern import Kern
 from kern.contracts.blocking import ThreadedTransport
 from kern.runner import Runner
 from kern.worker import Worker
 from kern.worker.admission import Admission
 from kern.worker.dispatch import Dispatcher
+from kern.worker.intake import Intake
 from kern.worker.settling import Settler
 
-TASKS = 20_000
+#: What the loop calls → its stage. What is not here is shown by its own name, if it costs anything.
+_CALLBACKS = {
+    "Claimer.run": "claim",
+    "Claimer._pause": "claim",
+    "Settler.run": "settle: write",
+    "Settler._write_outcomes": "settle: write",
+    "Settler._write_results": "settle: write",
+    "Flow._on_pool_events": "take outcomes",
+    "Host.collect": "pool: read outcomes",
+    "PreforkPool._refill": "pool: hand over",
+    "Link._on_readable": "redis: read and parse",
+    "Link._flush": "redis: send",
+}
+#: What the transport converses about with Redis → its stage.
+_CONVERSATIONS = {"claim": "claim: encode and decode", "settle": "settle: encode and decode"}
+#: Microseconds a task below which a stage is counted among the rest.
+_NEGLIGIBLE = 0.1
 
 
-class Clocks:
-    """Processor time by stage."""
+@attrs.frozen
+class Drained:
+    """What draining cost: seconds."""
 
-    def __init__(self) -> None:
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-
-    def wrap(self, owner: Any, method: str, stage: str) -> None:
-        """Count the time spent in *method* of *owner*, a class or an object, as *stage*."""
-        original: Callable[..., Any] = getattr(owner, method)
-
-        @functools.wraps(original)
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            started = time.thread_time()
-            try:
-                return original(*args, **kwargs)
-            finally:
-                self.seconds[stage] += time.thread_time() - started
-
-        setattr(owner, method, timed)
+    clock: float
+    main: float
+    children: float
+    server: float | None
 
 
-async def _drain(worker: Worker, number: int) -> float:
-    """Seconds until the worker has ended *number* tasks."""
-    started = time.perf_counter()
+async def _drain(worker: Worker, number: int, place_pid: int | None) -> Drained:
     serving = asyncio.get_running_loop().create_task(worker.serve())
+    while not worker.totals and not serving.done():
+        await asyncio.sleep(0.001)
+    first = sum(worker.totals.values())
+    children = [pid for pid in processes.tree(os.getpid()) if pid not in (os.getpid(), place_pid)]
+    began, used = time.perf_counter(), _used(children, place_pid)
     while sum(worker.totals.values()) < number and not serving.done():
         await asyncio.sleep(0.005)
-    seconds = time.perf_counter() - started
+    ended, after = time.perf_counter(), _used(children, place_pid)
     worker.stop()
     await serving
-    return seconds
+    counted = (number - first) / number
+    main, own, server = ((b - a) / counted for a, b in zip(used, after, strict=True))
+    return Drained((ended - began) / counted, main, own, server if place_pid else None)
 
 
-def profile(url: str, number: int = TASKS) -> str:
-    """A Markdown table for a worker on *url* with results in the same database."""
-    app = Kern("profile", broker=url, backend=f"db+{url}")
+def _used(children: list[int], server: int | None) -> tuple[float, float, float]:
+    return (
+        time.process_time(),
+        sum(processes.processor_seconds(pid) for pid in children),
+        processes.processor_seconds(server) if server else 0.0,
+    )
 
-    @app.task(name="profile.nothing")
-    def nothing() -> None:
-        """An empty task."""
 
-    app.send_many([nothing.s() for _ in range(number)], timeout=120)
-    app.close()
-    clocks = Clocks()
-    worker = Worker(app, pool="solo", signals=False)
-    assert isinstance(worker.transport, ThreadedTransport)
-    driver = worker.transport.driver
-    clocks.wrap(driver, "claim", "claim (driver)")
-    clocks.wrap(Admission, "admit", "admit")
-    clocks.wrap(Dispatcher, "submit", "dispatch")
-    clocks.wrap(Runner, "__call__", "run")
-    clocks.wrap(Settler, "put", "settle: plan")
-    clocks.wrap(driver, "settle", "settle: result, follow-ups, release (driver)")
-    before = time.process_time()
-    seconds = asyncio.run(_drain(worker, number))
-    total = (time.process_time() - before) * 1e6 / number
-    lines = ["| stage | µs a task |", "|---|---|"]
-    counted = 0.0
-    for stage, spent in clocks.seconds.items():
-        counted += spent * 1e6 / number
-        lines.append(f"| {stage} | {spent * 1e6 / number:.1f} |")
-    lines.append(f"| loop, threads, the rest | {total - counted:.1f} |")
-    lines.append(f"| **all processor time** | **{total:.1f}** |")
-    lines.append(f"| by the clock | {seconds * 1e6 / number:.1f} |")
-    return "\n".join(lines)
+def _wrap(worker: Worker, clock: StageClock) -> None:
+    """A clock at every stage of *worker*."""
+    clock.function(Intake, "take", "admit: table of flights")
+    clock.function(Admission, "admit", "admit")
+    clock.function(Dispatcher, "submit", "dispatch")
+    clock.function(Settler, "put", "settle: plan")
+    transport: Any = worker.transport
+    if isinstance(transport, ThreadedTransport):
+        clock.function(transport.driver, "claim", "claim (driver)")
+        clock.function(transport.driver, "settle", "settle: result, follow-ups, release (driver)")
+    elif "kern_redis_client.link" in sys.modules:
+        link: Any = sys.modules["kern_redis_client.link"].Link
+        clock.generators_given_to(link, "converse", lambda name: _CONVERSATIONS.get(name, f"redis: {name}"))
+    if worker.pool_name == "solo":
+        clock.function(Runner, "__call__", "run")
+    else:
+        clock.function(worker.pool, "submit", "pool: hand over")
+    clock.callbacks(lambda name: _CALLBACKS.get(name, f"loop: {name}"))
+
+
+def profile(server: str, pool: str, concurrency: int, tasks: int, operation: str = "publish_bulk") -> str:
+    """A Markdown table for a worker with messages and results on *server*.
+
+    :param operation: what the client publishes, see :mod:`benchmarks.client`.
+    """
+    with Servers() as servers, arena(CONTESTANTS[OURS], server, servers) as place:
+        os.environ |= place.environment
+        # Imported once the environment says where the broker is, and by the name under which processes find it.
+        app: Kern = importlib.import_module("benchmarks.contestants.kern").app
+        clock, runs = StageClock(), []
+        for timed in (False, True):
+            # By a process of its own: a client's threads would not let the pool fork.
+            place.client(operation, tasks)
+            worker = Worker(app, pool=pool, concurrency=concurrency, signals=False)
+            if timed:
+                if place.place.pid is not None:
+                    place.redis.command("CONFIG", "RESETSTAT")
+                _wrap(worker, clock)
+            runs.append(asyncio.run(_drain(worker, tasks, place.place.pid)))
+        text = _table(runs[0], runs[1], clock.seconds(), tasks)
+        return text if place.place.pid is None else f"{text}\n\n{_scripts(place.redis, tasks)}"
+
+
+def _table(plain: Drained, timed: Drained, stages: Mapping[str, float], tasks: int) -> str:
+    def line(name: str, seconds: float) -> str:
+        return f"| {name} | {seconds * 1e6 / tasks:.1f} |"
+
+    shown = {stage: spent for stage, spent in stages.items() if spent * 1e6 / tasks >= _NEGLIGIBLE}
+    rows = ["| | µs a task |", "|---|---|"]
+    rows += [line(stage, shown[stage]) for stage in sorted(shown)]
+    rows.append(line("the rest: loop, threads, and the clocks", timed.main - sum(shown.values())))
+    rows.append(line("**main process, with clocks**", timed.main))
+    rows.append(line("**main process, without**", plain.main))
+    if plain.children:
+        rows.append(line("**processes that run tasks**", plain.children))
+    if plain.server is not None:
+        rows.append(line("**the server**", plain.server))
+    rows.append(line("**by the wall clock**", plain.clock))
+    return "\n".join(rows)
+
+
+def _scripts(redis: Connection, tasks: int) -> str:
+    """What Redis says of its commands."""
+    rows = ["| Redis | calls | µs a call | µs a task |", "|---|---|---|---|"]
+    for key, value in redis.info("commandstats").items():
+        facts = dict(part.split("=") for part in value.split(","))
+        if float(facts["usec"]) / tasks >= _NEGLIGIBLE:
+            name = key.removeprefix("cmdstat_")
+            each = float(facts["usec"]) / tasks
+            rows.append(f"| {name} | {facts['calls']} | {float(facts['usec_per_call']):.1f} | {each:.1f} |")
+    return "\n".join(rows)
 
 
 def main() -> None:
-    """Profile the URL given, or a file of its own."""
-    if len(sys.argv) > 1:
-        print(profile(sys.argv[1]))
-        return
-    folder = tempfile.mkdtemp(prefix="kern-profile-")
-    try:
-        print(profile(f"sqlite:///{folder}/profile.db"))
-    finally:
-        shutil.rmtree(folder)
+    """Profile what was asked for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.profile", description=__doc__)
+    parser.add_argument("server", nargs="?", default="redis", choices=("redis", "postgresql", "sqlite"))
+    parser.add_argument("--pool", default="prefork")
+    parser.add_argument("--concurrency", "-c", type=int, default=2)
+    parser.add_argument("--tasks", type=int, default=50_000)
+    parser.add_argument("--ignored", action="store_true", help="tasks whose results are not stored")
+    chosen = parser.parse_args()
+    operation = "publish_ignored" if chosen.ignored else "publish_bulk"
+    print(profile(chosen.server, chosen.pool, chosen.concurrency, chosen.tasks, operation))
 
 
 if __name__ == "__main__":

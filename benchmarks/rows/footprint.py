@@ -38,7 +38,7 @@ def delayed(number: int) -> Measure:
                         missing = executed + number - counter.count(arena.folder)
                         raise RuntimeError(f"{missing} of {number} delayed calls have not run {complaint}")
                     most = max(most, processes.proportional(processes.tree(worker.pid)))
-                    time.sleep(0.25)
+                    time.sleep(1)
         late = counter.lateness(arena.folder)
         if len(late) != number or late[0] < -0.001:
             raise RuntimeError(f"{len(late)} of {number} delayed calls, the first {-late[0]:.3f} s before its time")

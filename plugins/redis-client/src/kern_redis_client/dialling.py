@@ -9,9 +9,7 @@ from __future__ import annotations
 import binascii
 import functools
 import socket
-import ssl
-from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import hiredis
@@ -21,7 +19,11 @@ from kern.errors import ImproperlyConfigured
 from kern_redis_client import facts
 from kern_redis_client.facts import ServerFacts
 from kern_redis_client.failures import Kind, RedisError, code_of, failure, unreachable
-from kern_redis_client.urls import Address, Target, Tls, Way, hash_tag
+from kern_redis_client.urls import Address, Target, Tls, Verify, Way, hash_tag
+from kern_redis_client.wire import NOTHING, Command, packed
+
+if TYPE_CHECKING:
+    import ssl
 
 logger = log.get_logger("kern.connection")
 
@@ -30,14 +32,14 @@ REDIRECTIONS = 5
 #: Nodes of a cluster remembered, to ask when those of the URL are down.
 NODES_KEPT = 16
 
-_NOTHING = object()
-
 
 @attrs.frozen
 class Dialled:
     """A connection that is ready."""
 
     socket: socket.socket
+    #: Whether it is one of TLS.
+    secure: bool
     facts: ServerFacts
 
 
@@ -83,7 +85,7 @@ class Dialler:
                 if elsewhere is None:
                     if found.cluster:
                         self._learn_nodes(talk, target)
-                    return Dialled(talk.leave(), found)
+                    return Dialled(talk.leave(), target.tls is not None, found)
             except BaseException:
                 talk.close()
                 raise
@@ -101,9 +103,6 @@ class Dialler:
                 made.close()
                 raise
         except (OSError, EOFError) as error:
-            if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) and error.errno is None:
-                # A plain OSError without a number comes from certificates that cannot be read.
-                pass
             raise unreachable(error, self.address.masked, str(target), timeout) from error
         return _Talk(made, self.address.masked, str(target), timeout)
 
@@ -132,7 +131,7 @@ class Dialler:
         if password is not None:
             hello += ["AUTH", user or "default", password]
         hello += ["SETNAME", self.address.client_name]
-        commands: list[Sequence[str]] = [hello, ("PING",)]
+        commands: list[Command] = [hello, ("PING",)]
         if target.database:
             commands.append(("SELECT", str(target.database)))
         commands += facts.QUESTIONS
@@ -225,7 +224,9 @@ class Dialler:
                 seen[(host.decode() if host else target.host, int(port))] = None
         known = {(place.host, place.port) for place in self.address.targets}
         self._nodes = tuple(
-            attrs.evolve(target, host=host, port=port) for host, port in list(seen)[:NODES_KEPT] if (host, port) not in known
+            attrs.evolve(target, host=host, port=port)
+            for host, port in list(seen)[:NODES_KEPT]
+            if (host, port) not in known
         )
 
     # -- sentinels
@@ -242,7 +243,8 @@ class Dialler:
                 if isinstance(answer, Exception):
                     raise self._of_sentinel(answer, asked)
             place, state = talk.ask(
-                ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.master_name), ("SENTINEL", "MASTER", address.master_name)
+                ("SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.master_name),
+                ("SENTINEL", "MASTER", address.master_name),
             )
         finally:
             talk.close()
@@ -254,11 +256,11 @@ class Dialler:
             )
         if address.min_other_sentinels and isinstance(state, list):
             pairs = dict(zip(state[::2], state[1::2], strict=False))
-            others = int(pairs.get(b"num-other-sentinels", 0))
-            if others < address.min_other_sentinels:
+            others, wanted = int(pairs.get(b"num-other-sentinels", 0)), address.min_other_sentinels
+            if others < wanted:
                 raise self._bad(
                     Kind.NOT_READY,
-                    f"sentinel {asked} knows {others} others, and min_other_sentinels wants {address.min_other_sentinels}",
+                    f"sentinel {asked} knows {others} others, and min_other_sentinels wants {wanted}",
                 )
         return attrs.evolve(sentinel, host=place[0].decode(), port=int(place[1]))
 
@@ -281,16 +283,16 @@ class _Talk:
 
     def __init__(self, made: socket.socket, name: str, where: str, timeout: float) -> None:
         self._socket, self._name, self._where, self._timeout = made, name, where, timeout
-        self._parser = hiredis.Reader(notEnoughData=_NOTHING)
+        self._parser = hiredis.Reader(notEnoughData=NOTHING)
 
-    def ask(self, *commands: Sequence[str]) -> list[Any]:
+    def ask(self, *commands: Command) -> list[Any]:
         """The answer to each; errors in place."""
         try:
-            self._socket.sendall(b"".join(hiredis.pack_command(tuple(command)) for command in commands))
+            self._socket.sendall(b"".join(packed(command) for command in commands))
             answers: list[Any] = []
             while len(answers) < len(commands):
                 answer = self._parser.gets()
-                if answer is _NOTHING:
+                if answer is NOTHING:
                     chunk = self._socket.recv(65536)
                     if not chunk:
                         raise EOFError
@@ -316,15 +318,15 @@ class _Talk:
 @functools.lru_cache(maxsize=8)
 def _context(tls: Tls) -> ssl.SSLContext:
     """Certificates are read once; raises what :mod:`ssl` does."""
+    import ssl
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
-    context.verify_mode = tls.verify
-    context.check_hostname = (
-        tls.verify is not ssl.CERT_NONE if tls.check_hostname is None else tls.check_hostname
-    )
+    context.verify_mode = ssl.VerifyMode(tls.verify)
+    context.check_hostname = tls.verify is not Verify.NONE if tls.check_hostname is None else tls.check_hostname
     if tls.ca_certs or tls.ca_path or tls.ca_data:
         context.load_verify_locations(tls.ca_certs, tls.ca_path, tls.ca_data)
-    elif tls.verify is not ssl.CERT_NONE:
+    elif tls.verify is not Verify.NONE:
         context.load_default_certs()
     if tls.certfile:
         context.load_cert_chain(tls.certfile, tls.keyfile, tls.key_password)

@@ -1,4 +1,4 @@
-"""What kind of server it is: version, memory, disk; whether it can be worked with, and what a confirmation then means."""
+"""What kind of server it is: version, memory, disk; whether it can be worked with, and what "confirmed" then means."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import re
 import socket
-import ssl
+import sys
 
 from kern.errors import TransportError
 from kern.masking import mask_url
@@ -81,6 +81,20 @@ class ConnectionLost(RedisError):
 def closed(name: str) -> RedisError:
     """Nobody answers on a connection that its owner has closed."""
     return RedisError(Kind.UNREACHABLE, f"the connection to {name} is closed", retryable=False)
+
+
+def inherited(name: str) -> RedisError:
+    """A forked process asks on its parent's connection."""
+    return RedisError(
+        Kind.UNREACHABLE,
+        f"the connection to {name} belongs to the parent of this process; make one here",
+        retryable=False,
+    )
+
+
+def lost(name: str, why: str) -> ConnectionLost:
+    """The connection is no good any more."""
+    return ConnectionLost(f"the connection to {name} was lost: {why}")
 
 
 def silent(name: str, seconds: float) -> ConnectionLost:
@@ -162,13 +176,14 @@ def unreachable(error: Exception, name: str, where: str, timeout: float) -> Redi
     :param timeout: seconds that were allowed.
     """
     kind, retryable = Kind.UNREACHABLE, True
-    if isinstance(error, ssl.SSLCertVerificationError):
+    ssl = sys.modules.get("ssl")  # imported by those alone who use it
+    if ssl is not None and isinstance(error, ssl.SSLCertVerificationError):
         kind, retryable = Kind.TLS, False
         text = (
             f"the certificate of {where} is not accepted ({error.verify_message}); name its authority with "
             "ssl_ca_certs, or switch verification off with ssl_cert_reqs=none"
         )
-    elif isinstance(error, ssl.SSLError):
+    elif ssl is not None and isinstance(error, ssl.SSLError):
         kind = Kind.TLS
         reason = str(error.reason or error).replace("_", " ").lower()
         retryable = "wrong version" not in reason and "alert" not in reason and "record layer" not in reason

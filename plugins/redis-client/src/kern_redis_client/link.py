@@ -12,22 +12,23 @@ Any error throws the whole connection away. It is dialled anew with growing, jit
 owner wants it to be. A conversation that had begun is told :class:`~kern_redis_client.failures.ConnectionLost`: it may
 raise, or yield what is safe to be said again once the connection is back. One that had not begun waits, and may still
 be cancelled meanwhile: that is how *refused* is told from *unknown*.
+
+A forked child has nothing of its parent's link: it makes its own.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import random
 import select
 import socket
-import ssl
 import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import hiredis
 
@@ -35,51 +36,66 @@ from kern import log
 from kern.contracts.port import Reply
 from kern_redis_client.dialling import Dialled
 from kern_redis_client.facts import ServerFacts
-from kern_redis_client.failures import ConnectionLost, closed, silent
+from kern_redis_client.failures import ConnectionLost, closed, failure, inherited, is_elsewhere, lost, silent
 from kern_redis_client.scripts import Script
+from kern_redis_client.wire import (
+    AGAIN,
+    CHUNK,
+    NOTHING,
+    Command,
+    Conversation,
+    Exchange,
+    Wire,
+    filled,
+    packed,
+    would_block,
+)
+
+if TYPE_CHECKING:
+    import asyncio
+
+__all__ = ["Command", "Conversation", "Link"]
 
 logger = log.get_logger("kern.connection")
 T = TypeVar("T")
 
-Command = Sequence[str | bytes | int | float]
-#: Yields batches of commands, is sent their answers (errors of single commands in place), returns a value.
-Conversation = Generator[Sequence[Command], list[Any], T]
-
 #: Seconds between attempts to connect again: first pause, factor, longest.
 BACKOFF = (0.05, 2.0, 5.0)
+#: Seconds a connection has to last for the next one to be dialled without a pause.
+STEADY = 5.0
+#: How often a conversation may be told that its connection was lost and begin again, and how often a command may be
+#: sent on to another server: what kills each connection must not be repeated for ever.
+REPETITIONS = 5
 #: Seconds for which the attendant leaves the socket to a thread that has just read it.
 STEP_ASIDE = 0.01
-#: Bytes read at once.
-CHUNK = 262_144
 #: Seconds without a sign of life after which an idle connection that somebody listens to is asked for one.
 PING_AFTER = 15.0
 #: Commands that the server answers with messages. A batch is made of them alone, or of none; what is sent to the
 #: conversation then is the errors that came, normally none.
 SUBSCRIPTIONS = frozenset({"SUBSCRIBE", "UNSUBSCRIBE", "PSUBSCRIBE", "PUNSUBSCRIBE"})
-
-_NOTHING = object()
+#: Follows subscriptions: its answer, the only mapping among errors, says that all of theirs have come. It is never
+#: refused, whatever the server is doing and whoever we are.
+_END_OF_SUBSCRIPTIONS = hiredis.pack_command(("HELLO",))
 
 
 class _AwaitedReply(Future[T]):
-    """A reply that sees to it that somebody reads: whoever blocks for it does so himself, all others get help."""
+    """A reply that sees to it that somebody reads: whoever blocks for it does so himself, who is called back gets help.
+
+    Who neither blocks for it nor wants to be called back waits in vain, unless somebody else reads.
+    """
 
     def __init__(self, link: Link) -> None:
         super().__init__()
         self._link = link
 
     def result(self, timeout: float | None = None) -> T:
-        if not self.done():
-            self._link.drive(self, timeout)
+        if not self.done() and not self._link.wait_for(self, timeout):
+            raise TimeoutError
         return super().result(0)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        if not self.done():
-            try:
-                self._link.drive(self, timeout)
-            except TimeoutError:
-                raise
-            except BaseException:
-                pass  # it is what was asked for
+        if not self.done() and not self._link.wait_for(self, timeout):
+            raise TimeoutError
         return super().exception(0)
 
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
@@ -88,22 +104,23 @@ class _AwaitedReply(Future[T]):
             self._link.help_wanted()
 
 
-class _Exchange(Generic[T]):
-    """A conversation under way."""
+class _Waiter:
+    """A thread that waits for another one to read."""
 
-    __slots__ = ("answers", "asked_at", "commands", "conversation", "expected", "first_answers", "reply", "token")
+    __slots__ = ("_lock",)
 
-    def __init__(self, conversation: Conversation[T], reply: Reply[T]) -> None:
-        self.conversation = conversation
-        self.reply = reply
-        self.commands: Sequence[Command] = ()
-        self.answers: list[Any] = []
-        self.expected = 0
-        self.asked_at = 0.0
-        #: What the server answered before some commands were said again, because it had forgotten their scripts.
-        self.first_answers: list[Any] | None = None
-        #: Ends the answers to subscriptions: the server answers those with messages, and refusals with an error.
-        self.token: bytes | None = None
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wake(self, _: object = None) -> None:
+        try:
+            self._lock.release()
+        except RuntimeError:
+            pass  # awake already
+
+    def wait(self, seconds: float) -> None:
+        self._lock.acquire(timeout=seconds)
 
 
 class Link:
@@ -113,8 +130,11 @@ class Link:
     :param dial: connects, and answers a socket on which the server speaks RESP3; blocks, runs on a thread of its own.
     :param greet: makes the conversation that each new connection begins with.
     :param on_push: takes messages that come unasked, as lists; on any thread, one at a time.
+    :param on_down: told why the connection was lost; on any thread.
+    :param on_up: told that it is there again; on any thread.
     :param scripts: what the server has to know; loaded with each connection.
     :param silence: seconds the oldest answer may be late before the connection counts as dead.
+    :param ping_after: seconds without a sign of life after which it is asked for one, while :meth:`listen` is on.
     """
 
     def __init__(
@@ -140,31 +160,30 @@ class Link:
         self._ping_after = ping_after
         #: What the server said about itself at the latest connection.
         self.facts: ServerFacts | None = None
-        # Guards all that follows; conversations are stepped under it.
+        # Guards all that follows; conversations are stepped under it, callers are told after it.
         self._lock = threading.RLock()
-        #: Told when the reader changes, when answers came, and when the connection came or went.
-        self._turn = threading.Condition(self._lock)
-        self._waiters = 0
-        self._reader_busy = False
+        self._depth = 0
+        #: Replies to be completed once the lock is free; one without reply is the end of a connection.
+        self._finished: list[tuple[Reply[Any] | None, Any, BaseException | None]] = []
+        self._wire: Wire | None = None
+        self._waiting: deque[Exchange[Any]] = deque()
+        self._queue: deque[_Waiter] = deque()
         self._driven_at = float("-inf")
-        self._driver_waits = False
-        self._socket: socket.socket | None = None
-        self._parser: Any = None
-        self._poll: Any = None
-        self._out = bytearray()
-        self._asked: deque[_Exchange[Any]] = deque()
-        self._waiting: deque[_Exchange[Any]] = deque()
-        self._heard_at = 0.0
-        self._up = False
+        self._pause = 0.0
         self._started = False
         self._closed = False
+        self._inherited = False
+        self._stopped = threading.Event()
         self._listening = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._writing = False
-        self._watch: asyncio.TimerHandle | None = None
         self._attendant: threading.Thread | None = None
-        self._help_wanted = threading.Event()
+        self._help = threading.Event()
+        #: Somebody who cannot read waits for an answer.
+        self._urgent = False
         self._bell = self._bell_rope = -1
+        #: Threads that may look at the bell.
+        self._bell_users = 0
+        _links.add(self)
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
@@ -175,21 +194,21 @@ class Link:
     def start(self) -> Reply[None]:
         """Connect; the reply is the outcome of the first attempt, after success the link reconnects by itself."""
         reply: Reply[None] = Future()
-        self._started = True
-        self._bell, self._bell_rope = os.pipe()
-        os.set_blocking(self._bell, False)
-        os.set_blocking(self._bell_rope, False)
-        threading.Thread(target=self._connect, args=(reply,), name=f"kern dials {self._name}", daemon=True).start()
+        reply.set_running_or_notify_cancel()
+        with self._lock:
+            self._started = True
+            if self._loop is None and not self._closed:
+                self._bell, self._bell_rope = os.pipe()
+                os.set_blocking(self._bell, False)
+                os.set_blocking(self._bell_rope, False)
+        self._dial_on_a_thread(reply)
         return reply
 
     def stop(self) -> Reply[None]:
         """Close; what is under way fails. Safe twice."""
         with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._drop(closed(self._name), final=True)
-                self._turn.notify_all()
-        self._ring()
+            self._shut(closed(self._name))
+        self._complete()
         reply: Reply[None] = Future()
         reply.set_result(None)
         return reply
@@ -197,473 +216,680 @@ class Link:
     @property
     def up(self) -> bool:
         """Whether the connection is there."""
-        return self._up
+        return self._wire is not None
 
     def reset(self, error: Exception) -> None:
         """Throw the connection away and dial anew."""
         with self._lock:
-            if self._up:
-                self._lose(error)
+            if self._wire is not None:
+                self._lose(self._wire, error)
+        self._complete()
 
     # -- asking --------------------------------------------------------------------------------------------------------
 
     def converse(self, conversation: Conversation[T]) -> Reply[T]:
         """Begin *conversation*, now or when the connection is back; from any thread."""
         reply: Reply[T] = _AwaitedReply(self) if self._loop is None else Future()
-        exchange = _Exchange(conversation, reply)
+        exchange = Exchange(conversation, reply)
         with self._lock:
+            wire = self._wire
             if self._closed or not self._started:
-                reply.set_exception(closed(self._name))
-            elif self._up:
-                self._begin(exchange)
-                self._flush()
-            else:
+                self._finished.append((reply, None, self._gone()))
+            elif wire is None or wire.retiring is not None:
                 self._waiting.append(exchange)
+            else:
+                self._depth += 1
+                try:
+                    self._begin(wire, exchange)
+                    if wire.out:
+                        self._flush(wire)
+                except BaseException as error:  # nobody knows how far it came
+                    self._lose(wire, lost(self._name, f"was given up: {type(error).__name__}"))
+                    raise
+                finally:
+                    self._depth -= 1
+        if self._finished:
+            self._complete()
         return reply
 
     def listen(self, wanted: bool = True) -> None:
         """Whether messages that come unasked are of interest at this moment."""
         self._listening = wanted
         if wanted:
-            self.help_wanted()
+            self._get_help()
 
     def help_wanted(self) -> None:
-        """Somebody waits who cannot read the socket himself."""
-        if self._loop is not None or self._closed:
-            return
-        with self._lock:
-            if self._attendant is None:
-                self._attendant = threading.Thread(target=self._attend, name=f"kern {self._name}", daemon=True)
-                self._attendant.start()
-        self._help_wanted.set()
+        """Somebody waits for an answer who cannot read the socket himself."""
+        self._urgent = True
+        self._get_help()
 
     def drive(self, reply: Reply[T], timeout: float | None) -> T:
         """Block the calling thread until *reply* is there, reading the socket unless somebody else does.
 
+        :param reply: of this link, or any that its conversations lead to.
+        :param timeout: seconds; ``None``: for ever.
         :raises TimeoutError: the built-in one, after *timeout* seconds.
         """
-        until = None if timeout is None else time.monotonic() + timeout
-        while not reply.done():
-            left = None if until is None else until - time.monotonic()
-            if left is not None and left <= 0:
-                raise TimeoutError
-            with self._turn:
-                if self._reader_busy or not self._up:
-                    if reply.done():
-                        break
-                    self._driver_waits = True
-                    self._waiters += 1
-                    # Now and then it looks for itself: replies may be completed by others than this link.
-                    self._turn.wait(0.5 if left is None else min(left, 0.5))
-                    self._waiters -= 1
-                    continue
-                self._reader_busy = True
-            try:
-                self._pump(1.0 if left is None else min(left, 1.0))
-            finally:
-                self._leave()
-                self._driven_at = time.monotonic()
+        if not self.wait_for(reply, timeout):
+            raise TimeoutError
         return Future.result(reply, 0)
+
+    def wait_for(self, reply: Reply[Any], timeout: float | None) -> bool:
+        """:meth:`drive` that says whether *reply* is there, instead of what it is."""
+        if self._loop is not None:
+            try:
+                Future.exception(reply, timeout)
+            except TimeoutError:
+                return reply.done()
+            return True
+        until = None if timeout is None else time.monotonic() + timeout
+        waiter: _Waiter | None = None
+        while not reply.done():
+            left = 1.0 if until is None else min(until - time.monotonic(), 1.0)
+            if left <= 0:
+                return False
+            if waiter is None and (self._wire is None or self._wire.reading or type(reply) is not _AwaitedReply):
+                waiter = _Waiter()
+                Future.add_done_callback(reply, waiter.wake)
+                if type(reply) is not _AwaitedReply:
+                    self._watch_from_outside(reply)
+                continue
+            with self._lock:
+                wire = self._wire
+                if wire is not None and not wire.reading:
+                    wire.reading = True
+                    self._bell_users += 1
+                elif waiter is not None:
+                    self._driven_at = time.monotonic()
+                    self._queue.append(waiter)
+                    wire = None
+                else:
+                    continue
+            if wire is None:
+                assert waiter is not None
+                self._stand_in_line(waiter, reply, left)
+                continue
+            try:
+                self._pump(wire, left)
+            finally:
+                self._driven_at = time.monotonic()
+                self._leave(wire)
+        return True
+
+    def _watch_from_outside(self, reply: Reply[Any]) -> None:
+        """This thread may sleep on the socket when something else than the link completes *reply*."""
+        reader = threading.get_ident()
+        Future.add_done_callback(reply, lambda _: None if threading.get_ident() == reader else self._ring())
+
+    def _stand_in_line(self, waiter: _Waiter, reply: Reply[Any], seconds: float) -> None:
+        """Until *reply* is there, or it is this thread's turn to read."""
+        reads_next = False
+        try:
+            waiter.wait(seconds)
+            reads_next = not reply.done()
+        finally:
+            with self._lock:
+                try:
+                    self._queue.remove(waiter)
+                except ValueError:
+                    if not reads_next:
+                        self._next_reader()
 
     # -- connecting ----------------------------------------------------------------------------------------------------
 
+    def _dial_on_a_thread(self, first: Reply[None] | None) -> None:
+        threading.Thread(target=self._connect, args=(first,), name=f"kern dials {self._name}", daemon=True).start()
+
     def _connect(self, first: Reply[None] | None) -> None:
         """Dial until the connection is there; the first attempt of all is not repeated."""
-        pause, factor, longest = BACKOFF
-        while not self._closed:
+        while not self._stopped.wait(self._pause * random.uniform(0.5, 1.0)):
+            self._forget_cancelled()
             try:
-                dialled = self._dial()
-                made, self.facts = dialled.socket, dialled.facts
-                try:
-                    made.setblocking(False)
-                    self._install(made)
-                except BaseException:
-                    made.close()
-                    raise
+                wire = self._establish()
             except Exception as error:
                 if first is not None:
                     with self._lock:
-                        self._closed = True
-                        self._drop(error, final=True)
+                        self._shut(error)
+                    self._complete()
                     first.set_exception(error)
                     return
                 logger.debug("cannot connect", server=self._name, error=str(error))
-                self._nap(pause * random.uniform(0.5, 1.0))
-                pause = min(longest, pause * factor)
+                self._pause = _longer(self._pause)
+                continue
+            if self._loop is None:
+                self._take_over(wire, first)
             else:
-                if first is not None:
-                    first.set_result(None)
-                    with self._turn:
-                        self._turn.notify_all()
-                else:
-                    self._on_up()
-                return
+                try:
+                    self._loop.call_soon_threadsafe(self._take_over, wire, first)
+                except RuntimeError:  # the loop has ended, and with it whoever wanted this
+                    wire.socket.close()
+            return
         if first is not None:
             first.set_exception(closed(self._name))
 
-    def _nap(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        with self._turn:
-            while not self._closed and (left := until - time.monotonic()) > 0:
-                self._turn.wait(left)
-                self._forget_cancelled()
-
     def _forget_cancelled(self) -> None:
-        self._waiting = deque(exchange for exchange in self._waiting if not exchange.reply.cancelled())
-
-    def _install(self, made: socket.socket) -> None:
-        """Greet on the new socket, still on the dialling thread; then hand it to whoever reads."""
-        parser = hiredis.Reader(notEnoughData=_NOTHING)
-        poll = select.poll()
-        poll.register(made, select.POLLIN)
         with self._lock:
-            if self._closed:
-                raise closed(self._name)
-            self._socket, self._parser, self._poll = made, parser, poll
-            self._out.clear()
-            self._heard_at = time.monotonic()
-            greeting: Reply[None] = Future()
-            self._reader_busy = True
-            self._begin(_Exchange(self._greeting(), greeting))
-            self._flush()
+            self._waiting = deque(exchange for exchange in self._waiting if not exchange.reply.cancelled())
+
+    def _establish(self) -> Wire:
+        """Dial and greet."""
+        dialled = self._dial()
         try:
-            until = time.monotonic() + self._silence
-            while not greeting.done() and self._socket is made:
-                if time.monotonic() > until:
-                    raise silent(self._name, self._silence)
-                self._pump(0.2, greeting=True)
-            greeting.result(0 if greeting.done() else 0.0)
-        except BaseException as error:
+            dialled.socket.setblocking(False)
             with self._lock:
-                failed = error if isinstance(error, Exception) else closed(self._name)
-                self._drop(failed, final=False)
+                if self._closed:
+                    raise closed(self._name)
+                wire = Wire(dialled.socket, dialled.secure, self._bell)
+                self._bell_users += 1
+        except BaseException:
+            dialled.socket.close()
+            raise
+        wire.reading = True
+        greeting: Reply[None] = Future()
+        try:
+            with self._lock:
+                self._begin(wire, Exchange(self._greeting(), greeting, once=True))
+                self._flush(wire)
+            self._complete()
+            while not greeting.done():
+                if self._closed:
+                    raise closed(self._name)
+                self._pump(wire, 0.2)
+            greeting.result()
+            if wire.lost:
+                raise lost(self._name, "went while it was greeted")
+        except BaseException:
+            with self._lock:
+                self._lose(wire, closed(self._name))
             raise
         finally:
-            self._leave()
-        with self._lock:
-            if self._socket is not made:
-                raise ConnectionLost(f"the connection to {self._name} was lost while it was greeted")
-            self._up = True
-            if self._loop is None:
-                self._resume()
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._take_over, made)
+            self._leave(wire)
+        self.facts = dialled.facts
+        return wire
 
     def _greeting(self) -> Conversation[None]:
         if self._scripts:
             for answer in (yield [("SCRIPT", "LOAD", script.text) for script in self._scripts.values()]):
                 if isinstance(answer, Exception):
-                    raise answer
+                    raise failure(answer, self._name)
         yield from self._greet()
 
-    def _resume(self) -> None:
-        waiting, self._waiting = self._waiting, deque()
-        for exchange in waiting:
-            self._begin(exchange)
-        self._flush()
-        self._turn.notify_all()
-        if self._listening or self._asked:
-            self._help_wanted.set()
-
-    def _take_over(self, made: socket.socket) -> None:
-        """On the loop: read from now on."""
-        assert self._loop is not None
-        if self._socket is not made:
-            return
-        self._loop.add_reader(made.fileno(), self._on_readable)
+    def _take_over(self, wire: Wire, first: Reply[None] | None) -> None:
+        """The connection is there: read from now on, and begin what was waiting; on the loop, if there is one."""
         with self._lock:
-            self._resume()
-        self._watch_silence()
+            if self._closed:
+                self._lose(wire, closed(self._name))
+            else:
+                wire.since = wire.heard_at = time.monotonic()
+                self._wire = wire
+                if self._loop is not None:
+                    self._loop.add_reader(wire.fd, self._receive, wire)
+                    wire.watched = True
+                waiting, self._waiting = self._waiting, deque()
+                self._depth += 1
+                try:
+                    for exchange in waiting:
+                        self._begin(wire, exchange)
+                    self._flush(wire)
+                finally:
+                    self._depth -= 1
+                self._next_reader()
+                if self._listening or self._urgent:
+                    self._help.set()
+        if self._loop is not None:
+            self._watch_silence(wire)
+        self._complete()
+        if first is None:
+            self._tell(self._on_up)
+        elif self._closed:
+            first.set_exception(closed(self._name))
+        else:
+            first.set_result(None)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def _on_readable(self) -> None:
-        self._receive()
-
-    def _watch_silence(self) -> None:
+    def _watch_silence(self, wire: Wire) -> None:
         """On the loop: a connection that owes answers and says nothing is dead, whatever TCP thinks."""
         assert self._loop is not None
-        if self._closed or not self._up:
+        if wire.lost or self._loop.is_closed():
             return
-        self._check_silence()
-        self._watch = self._loop.call_later(min(1.0, self._silence / 4), self._watch_silence)
+        self._check_silence(wire)
+        self._ping_if_idle(wire)
+        self._loop.call_later(min(1.0, self._silence / 4), self._watch_silence, wire)
 
-    def _check_silence(self) -> None:
+    def _check_silence(self, wire: Wire) -> None:
         with self._lock:
-            if self._up and self._asked:
-                now = time.monotonic()
-                if now - max(self._heard_at, self._asked[0].asked_at) > self._silence:
-                    self._lose(silent(self._name, self._silence))
+            if wire.asked and time.monotonic() - max(wire.heard_at, wire.asked[0].asked_at) > self._silence:
+                self._lose(wire, silent(self._name, self._silence))
+        if self._finished:
+            self._complete()
 
-    def _pump(self, timeout: float, greeting: bool = False) -> None:
+    def _ping_if_idle(self, wire: Wire) -> None:
+        if self._listening and not wire.asked and time.monotonic() - wire.heard_at > self._ping_after:
+            self.converse(_ping())
+
+    def _pump(self, wire: Wire, timeout: float) -> None:
         """Wait for the socket at most *timeout* seconds, and take what is there."""
-        made, poll = self._socket, self._poll
-        if made is None:
-            return
-        pending = isinstance(made, ssl.SSLSocket) and made.pending() > 0
-        if self._out:
-            poll.modify(made, select.POLLIN | select.POLLOUT)
+        writing = bool(wire.out)
+        if writing:
+            wire.poll.modify(wire.fd, select.POLLIN | select.POLLOUT)
         try:
-            ready = True if pending else poll.poll(timeout * 1000)
+            ready = wire.poll.poll(timeout * 1000)
         finally:
-            if self._out:
-                poll.modify(made, select.POLLIN)
-        if self._out:
-            with self._lock:
-                self._flush()
-        if ready:
-            self._receive()
-        elif not greeting:
-            self._check_silence()
+            if writing:
+                wire.poll.modify(wire.fd, select.POLLIN)
+        for fd, events in ready:
+            if fd == wire.fd:
+                if events & ~select.POLLOUT:
+                    self._receive(wire)
+                if events & select.POLLOUT:
+                    self._go_on_writing(wire)
+            else:
+                try:
+                    os.read(fd, 4096)
+                except OSError:
+                    pass
+        if not ready:
+            self._check_silence(wire)
 
-    def _receive(self) -> None:
+    def _receive(self, wire: Wire) -> None:
         """Take what the socket has, to the last byte: what stayed in a parser would wait for the next arrival."""
-        made, parser = self._socket, self._parser
-        if made is None:
-            return
-        while True:
+        more = True
+        while more:
             try:
-                chunk = made.recv(CHUNK)
-            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                return
+                if wire.secure:
+                    # Reading and writing at the same time is not for TLS.
+                    with self._lock:
+                        if wire.lost:
+                            return
+                        count = wire.socket.recv_into(wire.buffer)
+                else:
+                    count = wire.socket.recv_into(wire.buffer)
             except (OSError, ValueError) as error:
-                with self._lock:
-                    if self._socket is made:
-                        self._lose(ConnectionLost(f"the connection to {self._name} was lost: {error}"))
+                if not would_block(error):
+                    self._fail(wire, str(error))
                 return
-            if not chunk:
-                with self._lock:
-                    if self._socket is made:
-                        self._lose(ConnectionLost(f"{self._name} closed the connection"))
+            if not count:
+                self._fail(wire, "was closed by the server")
                 return
+            more = wire.secure or count == CHUNK
             pushes: list[list[Any]] = []
             with self._lock:
-                if self._socket is not made:
+                if wire.lost:
                     return
-                self._heard_at = time.monotonic()
+                self._depth += 1
                 try:
-                    parser.feed(chunk)
-                    self._take_answers(parser, pushes)
+                    wire.heard_at = time.monotonic()
+                    wire.parser.feed(wire.buffer, 0, count)
+                    self._take_answers(wire, pushes)
+                    if wire.out:
+                        self._flush(wire)
                 except hiredis.ProtocolError as error:
-                    self._lose(ConnectionLost(f"{self._name} speaks no RESP: {error}"))
-                if self._out:
-                    self._flush()
-                if self._waiters:
-                    self._turn.notify_all()
+                    self._lose(wire, lost(self._name, f"does not speak RESP: {error}"))
+                except BaseException as error:  # nobody knows how far it came
+                    self._lose(wire, lost(self._name, f"was given up: {type(error).__name__}"))
+                    raise
+                finally:
+                    self._depth -= 1
+            if self._finished:
+                self._complete()
             for push in pushes:
-                self._push(push)
-            if len(chunk) < CHUNK and not isinstance(made, ssl.SSLSocket):
-                return
+                self._tell(self._on_push, push)
 
-    def _take_answers(self, parser: Any, pushes: list[list[Any]]) -> None:
-        asked = self._asked
-        while True:
-            answer = parser.gets()
-            if answer is _NOTHING:
-                return
+    def _fail(self, wire: Wire, why: str) -> None:
+        with self._lock:
+            self._lose(wire, lost(self._name, why))
+        self._complete()
+
+    def _take_answers(self, wire: Wire, pushes: list[list[Any]]) -> None:
+        asked, gets = wire.asked, wire.parser.gets
+        while not wire.lost:
+            answer = gets()
+            if answer is NOTHING:
+                break
             if type(answer) is hiredis.PushNotification:
                 pushes.append(list(answer))
                 continue
             if not asked:
-                self._lose(ConnectionLost(f"{self._name} answered what was not asked"))
+                self._lose(wire, lost(self._name, f"answered what was not asked: {answer!r:.200}"))
                 return
             exchange = asked[0]
-            if exchange.token is None:
+            if exchange.subscribing and isinstance(answer, dict):
+                complete = True
+            else:
                 exchange.answers.append(answer)
                 complete = len(exchange.answers) == exchange.expected
-            elif not (complete := answer == exchange.token):
-                exchange.answers.append(answer)
             if complete:
-                asked.popleft()
-                self._answered(exchange)
-                if asked is not self._asked:
-                    return
+                # Taken off afterwards: should this be interrupted, it is told of the loss.
+                self._answered(wire, exchange)
+        if wire.retiring is not None and not asked:
+            self._lose(wire, wire.retiring)
 
-    def _push(self, push: list[Any]) -> None:
+    def _tell(self, callback: Callable[..., object], *arguments: Any) -> None:
         try:
-            self._on_push(push)
+            callback(*arguments)
         except Exception:
-            logger.exception("a message from the server could not be taken", server=self._name)
+            logger.exception("what the server sent or did could not be taken", server=self._name)
 
-    def _leave(self) -> None:
-        with self._turn:
-            self._reader_busy = False
-            if self._waiters:
-                self._turn.notify_all()
-        if self._attendant is not None and (self._listening or self._asked):
-            self._help_wanted.set()
+    def _next_reader(self) -> None:
+        """Under the lock: nobody reads; have one of those who wait do it."""
+        wire = self._wire
+        if wire is None or wire.reading:
+            return
+        if self._queue:
+            self._queue.popleft().wake()
+        elif self._urgent and wire.asked:
+            self._help.set()
+
+    def _leave(self, wire: Wire) -> None:
+        """This thread reads no more."""
+        with self._lock:
+            wire.reading = False
+            self._bell_users -= 1
+            if wire.lost:
+                wire.socket.close()
+            if self._closed:
+                self._take_bell_down()
+            else:
+                self._next_reader()
+
+    # -- the attendant -------------------------------------------------------------------------------------------------
+
+    def _get_help(self) -> None:
+        if self._loop is not None:
+            return
+        with self._lock:
+            if self._attendant is None and not self._closed:
+                self._attendant = threading.Thread(target=self._attend, name=f"kern {self._name}", daemon=True)
+                self._attendant.start()
+        self._help.set()
 
     def _attend(self) -> None:
         """The attendant's life: read while somebody needs it and no other thread does."""
-        while not self._closed:
-            if not (self._listening or self._asked or self._waiting):
-                self._help_wanted.clear()
-                if not (self._listening or self._asked or self._waiting):
-                    self._help_wanted.wait()
-                continue
-            with self._turn:
-                if self._closed:
-                    return
-                aside = self._driver_waits or time.monotonic() - self._driven_at < STEP_ASIDE
-                if self._reader_busy or not self._up or aside:
-                    self._driver_waits = False
-                    if self._waiters:
-                        self._turn.notify_all()
-                    self._turn.wait(STEP_ASIDE if self._up else 0.5)
-                    continue
-                self._reader_busy = True
-            try:
-                self._pump_with_bell()
-            finally:
-                self._leave()
+        while not self._stopped.is_set():
+            self._help.clear()
+            with self._lock:
+                wire = self._wire
+                if wire is not None and not wire.asked:
+                    self._urgent = False
+                wanted = wire is not None and (self._listening or self._urgent)
+                driven = not self._urgent and time.monotonic() - self._driven_at < STEP_ASIDE
+                reads = wire is not None and wanted and not wire.reading and not driven
+                if wire is not None and reads:
+                    wire.reading = True
+                    self._bell_users += 1
+            if wire is not None and reads:
+                try:
+                    self._pump(wire, 1.0)
+                finally:
+                    self._leave(wire)
+                self._ping_if_idle(wire)
+            elif not self._stopped.is_set():
+                self._help.wait(STEP_ASIDE if wanted else None)
 
-    def _pump_with_bell(self) -> None:
-        made, poll = self._socket, self._poll
-        if made is None:
-            return
-        poll.register(self._bell, select.POLLIN)
-        try:
-            self._pump(1.0)
-        finally:
-            poll.unregister(self._bell)
-            try:
-                os.read(self._bell, 4096)
-            except OSError:
-                pass
-        if self._listening and not self._asked and time.monotonic() - self._heard_at > self._ping_after:
-            self.converse(_ping())
+    def _ring(self, _: object = None) -> None:
+        """Wake whoever sleeps on the socket."""
+        with self._lock:
+            if self._bell_rope >= 0:
+                try:
+                    os.write(self._bell_rope, b"!")
+                except OSError:
+                    pass  # it rings already
 
-    def _ring(self) -> None:
-        """Wake the attendant, if it sleeps on the socket."""
-        self._help_wanted.set()
-        if self._bell_rope >= 0:
-            try:
-                os.write(self._bell_rope, b"!")
-            except OSError:
-                pass
+    def _take_bell_down(self) -> None:
+        """Under the lock, after the end: the last who may look at the bell removes it."""
+        if self._bell >= 0 and self._bell_users == 0:
+            os.close(self._bell)
+            os.close(self._bell_rope)
+            self._bell = self._bell_rope = -1
 
     # -- conversations; all under the lock -----------------------------------------------------------------------------
 
-    def _begin(self, exchange: _Exchange[Any]) -> None:
+    def _begin(self, wire: Wire, exchange: Exchange[Any]) -> None:
         if exchange.commands:  # said before, on a connection that was lost
-            self._ask(exchange, exchange.commands)
+            self._ask(wire, exchange)
         elif exchange.reply.set_running_or_notify_cancel():
-            self._step(exchange, None)
+            self._step(wire, exchange, None)
 
-    def _step(self, exchange: _Exchange[Any], answers: list[Any] | Exception | None) -> None:
+    def _step(self, wire: Wire | None, exchange: Exchange[Any], answers: list[Any] | Exception | None) -> None:
         """Tell the conversation what was answered, and ask what it asks next."""
+        while True:
+            try:
+                if isinstance(answers, Exception):
+                    commands = exchange.conversation.throw(answers)
+                else:
+                    commands = exchange.conversation.send(answers)  # type: ignore[arg-type]
+            except StopIteration as end:
+                self._finished.append((exchange.reply, end.value, None))
+                return
+            except Exception as error:
+                self._finished.append((exchange.reply, None, error))
+                return
+            except BaseException as error:
+                self._finished.append((exchange.reply, None, error))
+                raise
+            if commands:
+                break
+            answers = []
+        exchange.commands, exchange.kept = commands, None
+        if self._closed or (exchange.once and isinstance(answers, Exception)):
+            self._give_up(exchange, self._gone())
+        elif wire is None or wire.lost or wire.retiring is not None:
+            self._waiting.append(exchange)
+        else:
+            self._ask(wire, exchange)
+
+    def _ask(self, wire: Wire, exchange: Exchange[Any]) -> None:
+        commands = exchange.commands
         try:
-            if isinstance(answers, Exception):
-                commands = exchange.conversation.throw(answers)
-            else:
-                commands = exchange.conversation.send(answers)  # type: ignore[arg-type]
-        except StopIteration as end:
-            exchange.reply.set_result(end.value)
-        except Exception as error:
-            exchange.reply.set_exception(error)
-        else:
-            if self._closed:
-                exchange.reply.set_exception(closed(self._name))
-            elif self._socket is None or isinstance(answers, ConnectionLost):
-                exchange.commands = commands
-                self._waiting.append(exchange)
-            else:
-                self._ask(exchange, commands)
-
-    def _ask(self, exchange: _Exchange[Any], commands: Sequence[Command]) -> None:
-        if not commands:
-            self._step(exchange, [])
+            sent = packed(commands[0]) if len(commands) == 1 else b"".join([packed(command) for command in commands])
+        except Exception as error:  # a value that is neither text nor number
+            self._give_up(exchange, error)
             return
-        exchange.commands, exchange.answers, exchange.expected = commands, [], len(commands)
+        exchange.answers, exchange.expected = [], len(commands)
+        exchange.subscribing = commands[0][0] in SUBSCRIPTIONS
         exchange.asked_at = time.monotonic()
-        self._asked.append(exchange)
-        for command in commands:
-            self._out += hiredis.pack_command(command)
-        if commands[0][0] in SUBSCRIPTIONS:
-            exchange.token = os.urandom(8).hex().encode()
-            self._out += hiredis.pack_command(("PING", exchange.token))
-        else:
-            exchange.token = None
+        wire.asked.append(exchange)
+        wire.out += sent
+        if exchange.subscribing:
+            wire.out += _END_OF_SUBSCRIPTIONS
+            exchange.expected = -1
 
-    def _answered(self, exchange: _Exchange[Any]) -> None:
+    def _give_up(self, exchange: Exchange[Any], error: Exception) -> None:
+        exchange.conversation.close()
+        self._finished.append((exchange.reply, None, error))
+
+    def _answered(self, wire: Wire, exchange: Exchange[Any]) -> None:
         """All answers to a batch are there."""
         answers = exchange.answers
-        if exchange.first_answers is not None:
-            repeated = iter(answers)
-            answers = [next(repeated) if _no_script(answer) else answer for answer in exchange.first_answers]
-            exchange.first_answers = None
-        elif any(_no_script(answer) for answer in answers):
-            again = [
-                ("EVAL", self._scripts[str(command[1])].text, *command[2:])
-                for command, answer in zip(exchange.commands, answers, strict=True)
-                if _no_script(answer)
-            ]
-            self._ask(exchange, again)
-            exchange.first_answers = answers
-            return
-        self._step(exchange, answers)
+        for answer in answers:
+            if isinstance(answer, hiredis.ReplyError):
+                again, answers = self._said_again(wire, exchange)
+                break
+        else:
+            again = False
+            if exchange.kept is not None:
+                answers = filled(exchange.kept, answers)
+        wire.asked.popleft()
+        if not again:
+            self._step(wire, exchange, answers)
+        elif wire.retiring is not None:
+            self._waiting.append(exchange)
+        else:
+            self._ask(wire, exchange)
 
-    def _flush(self) -> None:
+    def _said_again(self, wire: Wire, exchange: Exchange[Any]) -> tuple[bool, list[Any]]:
+        """Whether some commands are to be said again, as nothing was carried out: the server has forgotten their
+        scripts, or it is the wrong one now."""
+        answers, repeated, gaps = exchange.answers, list[Command](), list[Any]()
+        for command, answer in zip(exchange.commands, answers, strict=False):
+            if exchange.subscribing or not isinstance(answer, hiredis.ReplyError):
+                gaps.append(answer)
+            elif (script := self._forgotten(command, answer)) is not None:
+                repeated.append(("EVAL", script.text, *command[2:]))
+                gaps.append(AGAIN)
+            elif is_elsewhere(answer) and exchange.losses < REPETITIONS and not exchange.once:
+                wire.retiring = lost(self._name, f"has to be found anew ({answer})")
+                repeated.append(command)
+                gaps.append(AGAIN)
+            else:
+                gaps.append(answer)
+        if wire.retiring is not None and repeated:
+            exchange.losses += 1
+        answers = gaps if exchange.kept is None else filled(exchange.kept, gaps)
+        if not repeated:
+            return False, answers
+        exchange.commands, exchange.kept = repeated, answers
+        return True, answers
+
+    def _forgotten(self, command: Command, answer: Exception) -> Script | None:
+        if command[0] == "EVALSHA" and str(answer).startswith("NOSCRIPT"):
+            return self._scripts.get(str(command[1]))
+        return None
+
+    def _go_on_writing(self, wire: Wire) -> None:
+        with self._lock:
+            if not wire.lost:
+                wire.heard_at = time.monotonic()  # it takes more: a sign of life
+                self._flush(wire)
+        if self._finished:
+            self._complete()
+
+    def _flush(self, wire: Wire) -> None:
         """Send what is to be sent, as far as the socket takes it."""
-        made, out = self._socket, self._out
-        if made is None:
-            out.clear()
-            return
+        out = wire.out
         while out:
             try:
-                sent = made.send(out)
-            except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
-                break
+                if wire.secure:
+                    with memoryview(out) as view, view[:CHUNK] as part:
+                        sent = wire.socket.send(part)
+                else:
+                    sent = wire.socket.send(out)
             except (OSError, ValueError) as error:
-                self._lose(ConnectionLost(f"the connection to {self._name} was lost: {error}"))
-                return
+                if not would_block(error):
+                    self._lose(wire, lost(self._name, str(error)))
+                    return
+                break
             del out[:sent]
-        if self._loop is not None:
-            if out and not self._writing:
-                self._writing = True
-                self._loop.add_writer(made.fileno(), self._flush)
-            elif not out and self._writing:
-                self._writing = False
-                self._loop.remove_writer(made.fileno())
-        elif out and self._reader_busy:
-            self._ring()
+        if self._loop is not None and wire is self._wire:
+            if bool(out) != wire.writing:
+                wire.writing = bool(out)
+                if out:
+                    self._loop.add_writer(wire.fd, self._go_on_writing, wire)
+                else:
+                    self._loop.remove_writer(wire.fd)
+        elif out and wire.reading:
+            self._ring()  # whoever sleeps on the socket is to look for room too
 
     # -- losing it; under the lock -------------------------------------------------------------------------------------
 
-    def _lose(self, error: Exception) -> None:
+    def _lose(self, wire: Wire, error: Exception) -> None:
         """The connection is no good: throw it away, tell everybody, dial anew."""
-        was_up = self._up
-        self._drop(error, final=False)
-        if not was_up or self._closed:
+        if wire.lost:
             return
-        self._on_down(error)
-        threading.Thread(target=self._connect, args=(None,), name=f"kern dials {self._name}", daemon=True).start()
-
-    def _drop(self, error: Exception, final: bool) -> None:
-        made, self._socket, self._parser, self._up = self._socket, None, None, False
-        if made is not None:
-            if self._loop is not None and made.fileno() >= 0:
-                self._loop.remove_reader(made.fileno())
-                if self._writing:
-                    self._writing = False
-                    self._loop.remove_writer(made.fileno())
-            made.close()
-        self._out.clear()
-        asked, self._asked = self._asked, deque()
-        lost = error if isinstance(error, ConnectionLost) else ConnectionLost(str(error))
+        wire.lost = True
+        was_up = wire is self._wire
+        if was_up:
+            self._wire = None
+        self._close(wire)
+        asked, wire.asked = wire.asked, deque()
+        wire.out = bytearray()
+        said = error if isinstance(error, ConnectionLost) else ConnectionLost(str(error))
         for exchange in asked:
-            self._step(exchange, lost)
-        if final:
-            waiting, self._waiting = self._waiting, deque()
-            for exchange in waiting:
-                if exchange.commands or exchange.reply.set_running_or_notify_cancel():
-                    exchange.reply.set_exception(error)
-        self._turn.notify_all()
+            exchange.losses += 1
+            if exchange.losses > REPETITIONS:
+                self._give_up(exchange, said)
+            else:
+                self._step(None, exchange, said)
+        if was_up and not self._closed:
+            steady = time.monotonic() - wire.since > STEADY
+            self._pause = 0.0 if steady else _longer(self._pause)
+            self._finished.append((None, None, error))
+
+    def _close(self, wire: Wire) -> None:
+        if self._loop is not None:
+            if wire.watched:
+                self._loop.remove_reader(wire.fd)
+            if wire.writing:
+                self._loop.remove_writer(wire.fd)
+            wire.watched = wire.writing = False
+        if wire.reading:
+            # A descriptor must not be closed, and given to another, while a thread sleeps on it.
+            try:
+                socket.socket.shutdown(wire.socket, socket.SHUT_RDWR)
+            except OSError:
+                pass
+        else:
+            wire.socket.close()
+
+    def _shut(self, error: Exception) -> None:
+        """No connection any more, ever."""
+        if self._closed:
+            return
+        self._closed = True
+        self._stopped.set()
+        if self._wire is not None:
+            self._lose(self._wire, error)
+        waiting, self._waiting = self._waiting, deque()
+        for exchange in waiting:
+            if exchange.commands or exchange.reply.set_running_or_notify_cancel():
+                self._give_up(exchange, error)
+        self._ring()
+        self._help.set()
+        self._take_bell_down()
+
+    def _gone(self) -> Exception:
+        return inherited(self._name) if self._inherited else closed(self._name)
+
+    def _complete(self) -> None:
+        """Tell callers what came of their conversations; without the lock, for they do what they like."""
+        while True:
+            with self._lock:
+                if self._depth or not self._finished:
+                    return  # whoever is in the middle of it comes here next
+                finished, self._finished = self._finished, []
+            for reply, value, error in finished:
+                if reply is None:
+                    self._tell(self._on_down, error)
+                    self._dial_on_a_thread(None)
+                elif error is not None:
+                    reply.set_exception(error)
+                else:
+                    reply.set_result(value)
+
+    # -- a forked child ------------------------------------------------------------------------------------------------
+
+    def _disown(self) -> None:
+        """In a child: nothing here is ours. Only our copies of descriptors go; the parent's connection stays."""
+        self._lock = threading.RLock()
+        self._depth = 0
+        self._closed = self._inherited = True
+        wire, self._wire = self._wire, None
+        descriptors = [self._bell, self._bell_rope]
+        self._bell = self._bell_rope = -1
+        if wire is not None and not wire.lost:
+            wire.lost = True
+            descriptors.append(wire.socket.detach())
+        for descriptor in descriptors:
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def _longer(pause: float) -> float:
+    first, factor, longest = BACKOFF
+    return min(longest, pause * factor) if pause else first
 
 
 def _ping() -> Conversation[None]:
     yield [("PING",)]
 
 
-def _no_script(answer: Any) -> bool:
-    return isinstance(answer, hiredis.ReplyError) and str(answer).startswith("NOSCRIPT")
+_links: weakref.WeakSet[Link] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for link in list(_links):
+        link._disown()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -29,8 +29,8 @@ class Script:
 def load(package: str, name: str, include: Sequence[str] = ()) -> Script:
     """The script in the file *name*.lua of *package*.
 
-    :param include: fragments that it uses, by their names in ``kern_redis_client/lua``, each after those it uses itself.
-        A fragment declares local functions.
+    :param include: fragments that it uses, by their names in ``kern_redis_client/lua``, each after
+        those it uses itself. A fragment declares local functions.
     """
     return Script("\n".join((*(fragment(each) for each in include), _read(package, f"{name}.lua"))))
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import enum
 import os
-import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote
@@ -95,11 +94,14 @@ CONNECT_TIMEOUT, SILENCE = 4.0, 10.0
 HEALTH_CHECK_INTERVAL = 15.0
 
 _LOCAL = frozenset({"localhost", "127.0.0.1", "::1"})
-_VERIFY = {
-    "required": ssl.CERT_REQUIRED,
-    "optional": ssl.CERT_OPTIONAL,
-    "none": ssl.CERT_NONE,
-}
+
+
+class Verify(enum.IntEnum):
+    """Whether the certificate of the server has to be valid; the numbers are those of ``ssl.CERT_NONE`` and so on."""
+
+    NONE = 0
+    OPTIONAL = 1
+    REQUIRED = 2
 
 
 class Way(enum.Enum):
@@ -115,7 +117,7 @@ class Way(enum.Enum):
 class Tls:
     """How to secure a connection, and whom to believe."""
 
-    verify: ssl.VerifyMode = ssl.CERT_REQUIRED
+    verify: Verify = Verify.REQUIRED
     #: ``None``: whenever certificates are verified.
     check_hostname: bool | None = None
     ca_certs: str | None = None
@@ -424,7 +426,7 @@ class _Reader:
             paths[name] = path
         if paths["keyfile"] and not paths["certfile"]:
             raise self.bad("ssl_keyfile is the key of a certificate; name that too, with ssl_certfile")
-        if verify is not ssl.CERT_REQUIRED:
+        if verify is not Verify.REQUIRED:
             logger.warning("the certificate of the server is not required to be valid", url=self.shown)
         return Tls(
             verify=verify,
@@ -435,16 +437,16 @@ class _Reader:
             **paths,
         )
 
-    def _verify(self, written: Any) -> ssl.VerifyMode:
+    def _verify(self, written: Any) -> Verify:
         if written is None:
-            return ssl.CERT_REQUIRED
+            return Verify.REQUIRED
         if isinstance(written, str):
-            found = _VERIFY.get(written.lower().removeprefix("cert_"))
-            if found is None:
-                raise self.bad(_CERT_REQS)
-            return found
+            try:
+                return Verify[written.upper().removeprefix("CERT_")]
+            except KeyError:
+                raise self.bad(_CERT_REQS) from None
         try:
-            return ssl.VerifyMode(written)
+            return Verify(written)
         except ValueError:
             raise self.bad(_CERT_REQS) from None
 

@@ -219,9 +219,7 @@ class Publishing:
                 self._take(chunk, answer, batch, answers)
             return
 
-    def _take(
-        self, chunk: _Chunk, answer: Any, batch: Sequence[Publication], answers: list[Exception | None]
-    ) -> None:
+    def _take(self, chunk: _Chunk, answer: Any, batch: Sequence[Publication], answers: list[Exception | None]) -> None:
         if answer == 1:
             return
         if isinstance(answer, Exception):
@@ -301,4 +299,3 @@ def _refused(publication: Publication, text: str, cause: Exception) -> PublishRe
     refused = PublishRefused(f"message {publication.task_id}: {text}")
     refused.__cause__ = cause
     return refused
-

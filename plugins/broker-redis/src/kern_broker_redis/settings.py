@@ -188,7 +188,7 @@ class Options:
     unacked_restore_limit: int | None = None
     #: Seconds after which a lease of a Celery worker has expired; kern's own leases are held by heartbeats.
     visibility_timeout: float = 3600.0
-    #: Bytes of messages that quarantine keeps; above it, the oldest make room.
+    #: Bytes of messages that quarantine may hold; above it nothing more is taken in.
     quarantine_bytes: int = 256 * 1024 * 1024
     #: For the connection, by redis-py's names.
     connection: Mapping[str, Any] = attrs.field(factory=dict, repr=False)

@@ -103,8 +103,8 @@ class Dialler:
                 made.close()
                 raise
         except (OSError, EOFError) as error:
-            raise unreachable(error, self.address.masked, str(target), timeout) from error
-        return _Talk(made, self.address.masked, str(target), timeout)
+            raise unreachable(error, self.address.masked, str(target), timeout, target.tls is not None) from error
+        return _Talk(made, self.address.masked, str(target), timeout, target.tls is not None)
 
     def _plain(self, target: Target, timeout: float) -> socket.socket:
         if target.path:
@@ -252,7 +252,7 @@ class Dialler:
             raise self._of_sentinel(place, asked)
         if not place:
             raise self._bad(
-                Kind.UNSUITABLE, f"sentinel {asked} watches no master {address.master_name!r}; correct 'master_name'"
+                Kind.UNSUITABLE, f"a sentinel watches no master {address.master_name!r}; correct 'master_name'"
             )
         if address.min_other_sentinels and isinstance(state, list):
             pairs = dict(zip(state[::2], state[1::2], strict=False))
@@ -260,7 +260,7 @@ class Dialler:
             if others < wanted:
                 raise self._bad(
                     Kind.NOT_READY,
-                    f"sentinel {asked} knows {others} others, and min_other_sentinels wants {wanted}",
+                    f"a sentinel knows {others} others, and min_other_sentinels wants {wanted}",
                 )
         return attrs.evolve(sentinel, host=place[0].decode(), port=int(place[1]))
 
@@ -270,7 +270,7 @@ class Dialler:
         if code_of(answer) in ("NOAUTH", "WRONGPASS"):
             return self._bad(
                 Kind.CREDENTIALS,
-                f"sentinel {asked} refuses user and password; give its own in the transport option sentinel_kwargs",
+                "the sentinels refuse user and password; give their own in the transport option sentinel_kwargs",
             )
         return failure(answer, self.address.masked)
 
@@ -281,8 +281,8 @@ class Dialler:
 class _Talk:
     """Questions and answers on a new connection, one after the other."""
 
-    def __init__(self, made: socket.socket, name: str, where: str, timeout: float) -> None:
-        self._socket, self._name, self._where, self._timeout = made, name, where, timeout
+    def __init__(self, made: socket.socket, name: str, where: str, timeout: float, secure: bool) -> None:
+        self._socket, self._name, self._where, self._timeout, self._secure = made, name, where, timeout, secure
         self._parser = hiredis.Reader(notEnoughData=NOTHING)
 
     def ask(self, *commands: Command) -> list[Any]:
@@ -304,7 +304,7 @@ class _Talk:
                 Kind.UNSUITABLE, f"{self._name}: {self._where} is no Redis server, or speaks only TLS (rediss://)"
             ) from error
         except (OSError, EOFError) as error:
-            raise unreachable(error, self._name, self._where, self._timeout) from error
+            raise unreachable(error, self._name, self._where, self._timeout, self._secure) from error
         return answers
 
     def leave(self) -> socket.socket:

@@ -169,12 +169,15 @@ def is_elsewhere(answer: object) -> bool:
     return isinstance(answer, Exception) and code_of(answer) in ("MOVED", "READONLY")
 
 
-def unreachable(error: Exception, name: str, where: str, timeout: float) -> RedisError:
+def unreachable(error: Exception, name: str, where: str, timeout: float, secure: bool) -> RedisError:
     """Why no connection could be made.
 
     :param where: the address that was tried.
     :param timeout: seconds that were allowed.
+    :param secure: whether TLS was spoken.
     """
+    # A server that expects TLS, or none, falls silent or hangs up.
+    misfit = "; if the server speaks no TLS, write redis://" if secure else "; if it speaks only TLS, write rediss://"
     kind, retryable = Kind.UNREACHABLE, True
     ssl = sys.modules.get("ssl")  # imported by those alone who use it
     if ssl is not None and isinstance(error, ssl.SSLCertVerificationError):
@@ -189,9 +192,9 @@ def unreachable(error: Exception, name: str, where: str, timeout: float) -> Redi
         retryable = "wrong version" not in reason and "alert" not in reason and "record layer" not in reason
         text = f"no TLS connection to {where} could be made ({reason})"
         if "wrong version" in reason or "record layer" in reason:
-            text += "; if the server speaks none, write redis://"
+            text += misfit
     elif isinstance(error, TimeoutError):
-        text = f"{where} does not answer within {timeout:g} s"
+        text = f"{where} does not answer within {timeout:g} s" + (misfit if secure else "")
     elif isinstance(error, socket.gaierror):
         text = f"the name of {where} cannot be resolved ({error.strerror})"
     elif isinstance(error, PermissionError):
@@ -201,8 +204,8 @@ def unreachable(error: Exception, name: str, where: str, timeout: float) -> Redi
         text = f"nothing listens at {where}"
     elif isinstance(error, FileNotFoundError):
         text = f"there is no socket {where}"
-    elif isinstance(error, EOFError):
-        text = f"{where} closed the connection at once; if it speaks only TLS, write rediss://"
+    elif isinstance(error, EOFError | ConnectionResetError):
+        text = f"{where} closed the connection at once{misfit}"
     else:
         text = f"{where} cannot be reached ({getattr(error, 'strerror', None) or error})"
     made = RedisError(kind, f"{name}: {text}", retryable=retryable)

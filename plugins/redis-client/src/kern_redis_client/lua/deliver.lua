@@ -161,16 +161,20 @@ local function kern_push(list, envelope)
   return type(pushed) == 'table' and pushed.err or nil
 end
 
--- To the lists of kern's consumers, and to whoever else listens: how many received it.
-local function kern_fan_out(queues, exchange, channel, envelope)
-  for _, queue in ipairs(queues) do
+-- To the lists of kern's consumers, and to whoever else listens: how many received it. A consumer of ours hears it on the
+-- channel, too, and finds here that it has it.
+local function kern_fan_out(queues, exchange, channel, tag, envelope)
+  local copies = {}
+  for number, queue in ipairs(queues) do
     local problem = kern_push(kern_prefix .. queue, envelope)
     if problem then return 0, problem end
     -- Copies for a queue that lasts as long as its consumer must not outlive him for long; his beats prolong this.
     if redis.call('ZSCORE', kern_prefix .. 'kern.fanout.' .. exchange, queue) ~= 'inf' then
       redis.call('PEXPIRE', kern_prefix .. queue, 600000)
     end
+    copies[number] = tag .. '@' .. queue
   end
+  if #copies > 0 then kern_remember(copies) end
   return #queues + redis.call('PUBLISH', channel, envelope)
 end
 
@@ -184,7 +188,7 @@ local function kern_send(argv, at)
   if member and kern_known(member) and not (exchange == '' and kern_gone(routing_key, suffix)) then return 0 end
   if exchange ~= '' and exchange_type == 'fanout' then
     local count
-    count, problem = kern_fan_out(queues, exchange, suffix, envelope)
+    count, problem = kern_fan_out(queues, exchange, suffix, tag, envelope)
     if not problem and count == 0 then problem = 'UNROUTABLE' end
   else
     for _, queue in ipairs(queues) do

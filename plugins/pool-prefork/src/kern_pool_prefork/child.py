@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,6 +42,9 @@ class Child:
         self._run = runner
         self._left = max_tasks
         self._max_memory = max_memory
+        self._buffers = [hosted.slot.datagram]
+        #: What the process's title says it does.
+        self._shown: str | None = None
 
     def work(self) -> None:
         """Until told to leave, or there is nobody to work for."""
@@ -64,12 +68,15 @@ class Child:
             if hosted.leaving:
                 return None
             try:
-                size, ancillary, _, _ = hosted.tasks.recvmsg_into([slot.datagram], FD_SPACE)
-            except OSError as error:
-                hosted.cut_off(error)
+                size, ancillary, _, _ = hosted.tasks.recvmsg_into(self._buffers, FD_SPACE, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                self._show("idle")
+                size, ancillary, _, _ = hosted.tasks.recvmsg_into(self._buffers, FD_SPACE)
             hosted.waiting = False
         except Leave:
             return None  # should something have been pulled at this very instant, the slot says so
+        except OSError:
+            hosted.cut_off()
         if not size:
             return None
         if ancillary:
@@ -83,6 +90,8 @@ class Child:
         problem: BaseException | None = None
         try:
             request = decode_request(data)
+            if request.task != self._shown:
+                self._show(request.task or "")
             hosted.job = job
             outcome = self._run(request)
             seams.reached("ran")
@@ -103,18 +112,20 @@ class Child:
         logger.error("the runner failed", error=repr(problem), exc_info=problem)
         return encode_fault(job, repr(problem))
 
+    def _show(self, what: str) -> None:
+        if what != self._shown:
+            self._shown = what
+            self._hosted.title(what)
+
     def _count(self) -> None:
         """Leave after as many tasks, or with as much memory, as is allowed."""
         if self._left is not None:
             self._left -= 1
             if self._left <= 0:
-                self._leave()
+                self._hosted.leaving = True
         if self._max_memory is not None and (used := resident()) > self._max_memory:
             logger.warning("process replaced: it exceeds its memory limit", used_kib=used, limit_kib=self._max_memory)
-            self._leave()
-
-    def _leave(self) -> None:
-        self._hosted.leaving = self._slot.leaving = True
+            self._hosted.leaving = True
 
 
 def resident() -> int:

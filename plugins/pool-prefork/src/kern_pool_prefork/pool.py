@@ -40,7 +40,7 @@ from kern.runner import Runner
 from kern_pool_prefork.settings import PreforkSettings
 from kern_process_host import Ending, Home, Host, OomCounter, Process, of_death
 from kern_process_host.descriptors import file_with, send, whole_file
-from kern_process_host.hosted import ANSWER, ANSWER_IN_FILE, DUMP, UP
+from kern_process_host.hosted import ANSWER, ANSWER_IN_FILE, DUMP, LEAVING, UP
 from kern_process_host.process import drain
 from kern_process_host.slots import LONGEST
 from kern_process_host.wire import decode, decode_fault, decode_outcome, encode_request
@@ -110,8 +110,9 @@ class PreforkPool(Pool):
         self._app = app
         self._options = options
         self.slots = options.concurrency or cpu_count()
-        self._alive_timeout = app.conf.section(PreforkSettings).worker_proc_alive_timeout
-        self._host = Host(app, options.hostname, "kern_pool_prefork.child:serve")
+        conf = app.conf.section(PreforkSettings)
+        self._alive_timeout = conf.worker_proc_alive_timeout
+        self._host = Host(app, options.hostname, "kern_pool_prefork.child:serve", conf.worker_pool_start_method)
         self._home: Home | None = None
         self._sink: PoolSink = _nobody
         self._ready: Reply[None] = Future()
@@ -169,7 +170,7 @@ class PreforkPool(Pool):
         if self._home is None:
             if not self._ended.done():
                 self._host.abandon()
-                self._host.zygote_gone()
+                self._host.wait()
                 self._ended.set_result(None)
         else:
             self._do(self._stop, timeout)
@@ -201,7 +202,7 @@ class PreforkPool(Pool):
 
     @property
     def _staying(self) -> list[Process]:
-        return [process for process in self._host.processes.values() if not process.told_to_leave]
+        return [process for process in self._host.processes.values() if not process.leaving]
 
     def _adjust(self) -> None:
         """As many processes as there are slots; the idle ones leave first."""
@@ -247,9 +248,8 @@ class PreforkPool(Pool):
 
     def _remind(self) -> None:
         self._repeating = None
-        deaf = [process for process in self._host.processes.values() if not process.obeys or process.told_to_leave]
+        deaf = [process for process in self._host.processes.values() if not process.obeys]
         for process in deaf:
-            process.leave() if process.told_to_leave else None
             process.remind()
         if deaf:
             self._repeat_orders()
@@ -268,6 +268,9 @@ class PreforkPool(Pool):
             self._stillborn = 0
             if not self._ready.done():
                 self._ready.set_result(None)
+        elif kind == LEAVING:
+            process.leaving = True
+            self._adjust()
         elif kind == ANSWER:
             self._on_answer(decode(memoryview(data)[1:]))
         elif kind == ANSWER_IN_FILE:
@@ -332,7 +335,7 @@ class PreforkPool(Pool):
             else:
                 logger.debug("process ended", **facts)
             return
-        if self._stopping or process.told_to_leave:
+        if self._stopping or process.leaving:
             return
         self._stillborn += 1
         first, longest = PAUSES
@@ -443,7 +446,7 @@ class PreforkPool(Pool):
         jobs, running = self._jobs, self._running
         for process in self._host.processes.values():
             number = process.slot.running
-            if number and (job := jobs.get(number)) is not None and job.process is None:
+            if number and process.pid and (job := jobs.get(number)) is not None and job.process is None:
                 running.add(job)
                 job.process = process
                 at, since = process.slot.since

@@ -32,11 +32,13 @@ class Process:
         self.made = time.monotonic()
         #: It has said that it is ready.
         self.up = False
-        #: It has been told to leave.
-        self.told_to_leave = False
+        #: It takes nothing more: it has been told so, or has said so.
+        self.leaving = False
         #: Why we ended it; ``None``: we did not.
         self.reason: str | None = None
         self._orders = 0
+        #: It is to be killed as soon as it is known.
+        self._doomed = False
 
     def attached(self) -> list[int]:
         """What it gets for its birth."""
@@ -46,6 +48,8 @@ class Process:
         """Our copy of its end is closed, so that its end says when it is gone."""
         self.pid = pid
         self.theirs.close()
+        if self._doomed:
+            self.kill()
 
     def close(self) -> None:
         self.control.close()
@@ -77,13 +81,16 @@ class Process:
 
     def leave(self) -> None:
         """Take nothing more, and end."""
-        if not self.told_to_leave:
-            self.told_to_leave = self.order(0, None)
+        if not self.leaving:
+            self.leaving = self.order(0, None)
 
     # -- ends
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        if self.pid:
+        """Send it a signal; one that is not born yet dies when it is."""
+        if not self.pid:
+            self._doomed = self._doomed or number == signal.SIGKILL
+        else:
             try:
                 os.kill(self.pid, number)
             except ProcessLookupError:

@@ -5,9 +5,9 @@ process can read which request it had, and whether that had started.
 
 ::
 
-    0    8       16          24      32      40                64          72
-    job  time    monotonic   orders  leaving (unused)          pulled job  its encoded request …   | stack traces
-    └ stamps: running since, orders carried out                └ the datagram, as received
+    0    8       16          24       32               64          72
+    job  time    monotonic   orders   (unused)         pulled job  its encoded request …   | stack traces
+    └ running since          └ carried out             └ the datagram, as received
 
 A number is written as one aligned word, which other processes see before or after, never half.
 """
@@ -110,15 +110,6 @@ class Slot:
     @orders.setter
     def orders(self, count: int) -> None:
         self._words[3] = count
-
-    @property
-    def leaving(self) -> bool:
-        """The process takes nothing more."""
-        return bool(self._words[4])
-
-    @leaving.setter
-    def leaving(self, flag: bool) -> None:
-        self._words[4] = flag
 
     # -- the main process's side
 

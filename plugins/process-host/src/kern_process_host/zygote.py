@@ -29,6 +29,11 @@ from kern_process_host.wire import decode, encode
 Birth = Callable[[int, Any, list[int]], int]
 
 
+#: What is not to end a zygote, nor a process that is not ready to take it: the main process decides when the end has
+#: come, and orders may come early.
+_HELD_OFF = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
+
+
 class Zygote:
     """In the process that it is about.
 
@@ -44,8 +49,8 @@ class Zygote:
     def run(self) -> None:
         """Serve until the main process is gone."""
         woken, waker = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC) if hasattr(os, "pipe2") else _pipe()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_IGN)  # the main process decides when the end has come
+        for number in _HELD_OFF:
+            signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -97,8 +102,8 @@ class Zygote:
         code = 70  # EX_SOFTWARE
         try:
             signal.set_wakeup_fd(-1)
-            for own in (signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP):
-                signal.signal(own, signal.SIG_DFL)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
             self._control.close()
             for descriptor in self._inner:
                 os.close(descriptor)

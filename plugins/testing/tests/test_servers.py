@@ -90,6 +90,25 @@ def test_mariadb_databases_can_be_written(mariadb_server: MariaDB, mariadb_url: 
     assert "kern" in mariadb_server.sql("select user from mysql.user")
 
 
+def test_redis_keeps_what_it_confirmed_if_told_to() -> None:
+    """A killed Redis comes back on its port with all that it had confirmed, if append-only; else with nothing."""
+    for append_only, kept in ((True, ":1"), (False, ":0")):
+        server = Redis(append_only=append_only, password="sésame", settings={"maxmemory": "50mb"})
+        try:
+            server.start()
+            assert server.command("CONFIG", "GET", "maxmemory").startswith("*2")
+            assert "52428800" in server.lines("CONFIG", "GET", "maxmemory")
+            server.command("SET", "key", "value")
+            port = server.port
+            server.restart(hard=True)
+            assert server.port == port
+            assert server.command("EXISTS", "key") == kept
+        except MissingServer as missing:
+            pytest.skip(str(missing))
+        finally:
+            server.stop()
+
+
 def test_a_paused_server_answers_nothing_until_it_is_resumed(postgresql_server: PostgreSQL) -> None:
     """A paused server still has its port, and answers again once resumed."""
     postgresql_server.pause()

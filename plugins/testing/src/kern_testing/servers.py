@@ -24,8 +24,9 @@ import subprocess
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 from kern_testing.waiting import Deadline
@@ -425,30 +426,12 @@ class MariaDB(Server):
         return f"mysql://{USER}:{quote(PASSWORD)}@127.0.0.1:{self.port}/{database}"
 
 
-class Redis(Server):
-    """Redis; what it confirms is in memory alone, unless *append_only*."""
+class _SpeaksResp(Server):
+    """What answers as Redis does."""
 
     name, package, binary = "Redis", "redis-server", "redis-server"
     stop_signal = signal.SIGTERM
-
-    def __init__(self, append_only: bool = False) -> None:
-        super().__init__()
-        self.append_only = append_only
-
-    def _prepare(self, folder: Path) -> None:
-        (folder / "data").mkdir()
-
-    def _command(self, folder: Path) -> Sequence[str]:
-        return [
-            self._executable,
-            *("--port", str(self.port)),
-            *("--bind", "127.0.0.1"),
-            *("--dir", str(folder / "data")),
-            *("--unixsocket", str(folder / "socket")),
-            *("--save", ""),
-            *("--appendonly", "yes" if self.append_only else "no"),
-            *("--appendfsync", "always"),
-        ]
+    password: str | None
 
     def _answers(self) -> bool:
         try:
@@ -458,18 +441,299 @@ class Redis(Server):
 
     def command(self, *words: str) -> str:
         """Send one command without its library; the first line of the answer."""
-        request = f"*{len(words)}\r\n" + "".join(f"${len(word.encode())}\r\n{word}\r\n" for word in words)
+        login = [] if self.password is None else [("AUTH", self.password)]
         with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
-            connection.sendall(request.encode())
-            with connection.makefile("rb") as answer:
-                return answer.readline().decode().strip()
+            connection.sendall(b"".join(map(_as_resp, (*login, words))))
+            with connection.makefile("rb") as answers:
+                for _ in login:
+                    answers.readline()
+                return answers.readline().decode().strip()
+
+    def lines(self, *words: str) -> list[str]:
+        """Send one command; the texts in its answer, one after the other."""
+        login = [] if self.password is None else [("AUTH", self.password)]
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            # The answer to the last says that all is there; sentinels know no QUIT.
+            connection.sendall(b"".join(map(_as_resp, (*login, words, ("PING",)))))
+            with connection.makefile("rb") as answers:
+                said = [line.decode().strip() for line in iter(answers.readline, b"+PONG\r\n") if line]
+        return [line for line in said[len(login) :] if line and line[0] not in "$*+"]
+
+
+class Redis(_SpeaksResp):
+    """Redis; what it confirms is in memory alone, unless *append_only*.
+
+    :param append_only: has on disk what it confirms.
+    :param settings: lines of its configuration: ``{"maxmemory": "3mb"}``; a list stands for several lines.
+    :param password: of the user ``default``.
+    :param users: further users with their rules: ``{"writer": "on >secret ~* &* +@all"}``.
+    :param tls: listens with TLS too, on :attr:`tls_port`; a certificate is asked of clients if it is ``"mutual"``.
+    :param replica_of: the server to follow, running.
+    """
+
+    def __init__(
+        self,
+        append_only: bool = False,
+        *,
+        settings: Mapping[str, str | Sequence[str]] | None = None,
+        password: str | None = None,
+        users: Mapping[str, str] | None = None,
+        tls: bool | Literal["mutual"] = False,
+        replica_of: Redis | None = None,
+    ) -> None:
+        super().__init__()
+        self.append_only, self.password, self.tls, self.replica_of = append_only, password, tls, replica_of
+        self.settings, self.users = dict(settings or {}), dict(users or {})
+        self.tls_port = 0
+        self._certificates: Certificates | None = None
+
+    def _prepare(self, folder: Path) -> None:
+        (folder / "data").mkdir()
+        lines: dict[str, str | Sequence[str]] = {
+            "bind": "127.0.0.1",
+            "dir": str(folder / "data"),
+            "unixsocket": str(self.socket_path),
+            "save": '""',
+            "appendonly": "yes" if self.append_only else "no",
+            "appendfsync": "always",
+        }
+        if self.password is not None:
+            lines |= {"requirepass": self.password, "masterauth": self.password}
+        if self.users:
+            lines["user"] = [f"{name} {rules}" for name, rules in self.users.items()]
+        if self.tls:
+            self._certificates = Certificates(folder / "certificates")
+            self.tls_port = free_port()
+            lines |= {
+                "tls-port": str(self.tls_port),
+                "tls-cert-file": str(self.certificates.server),
+                "tls-key-file": str(self.certificates.server_key),
+                "tls-ca-cert-file": str(self.certificates.authority),
+                "tls-auth-clients": "yes" if self.tls == "mutual" else "no",
+            }
+        if self.replica_of is not None:
+            lines["replicaof"] = f"127.0.0.1 {self.replica_of.port}"
+        write_lines(folder / "redis.conf", lines | self.settings)
+
+    def _command(self, folder: Path) -> Sequence[str]:
+        return [self._executable, str(folder / "redis.conf"), "--port", str(self.port)]
 
     def flush(self) -> None:
         """Delete everything."""
         self.command("FLUSHALL")
 
+    @property
+    def certificates(self) -> Certificates:
+        """Those of a server with TLS."""
+        assert self._certificates is not None, "a server without TLS has no certificates"
+        return self._certificates
+
+    @property
+    def socket_path(self) -> Path:
+        """Of its Unix socket."""
+        assert self.folder is not None, "the server has not been started"
+        return self.folder / "socket"
+
     def url(self, database: int = 0) -> str:
-        return f"redis://127.0.0.1:{self.port}/{database}"
+        who = "" if self.password is None else f":{quote(self.password, safe='')}@"
+        return f"redis://{who}127.0.0.1:{self.port}/{database}"
+
+    def tls_url(self, database: int = 0) -> str:
+        """For TLS, with the authority that signed the certificate."""
+        who = "" if self.password is None else f":{quote(self.password, safe='')}@"
+        parameters = f"ssl_cert_reqs=required&ssl_ca_certs={quote(str(self.certificates.authority))}"
+        return f"rediss://{who}127.0.0.1:{self.tls_port}/{database}?{parameters}"
+
+
+class RedisSentinel(_SpeaksResp):
+    """One sentinel, that watches the master in *watched* under the name :attr:`MASTER`."""
+
+    MASTER = "mymaster"
+
+    def __init__(self, watched: Redis, quorum: int, password: str | None = None) -> None:
+        super().__init__()
+        self.watched, self.quorum, self.password = watched, quorum, password
+
+    def _prepare(self, folder: Path) -> None:
+        # A sentinel keeps what it knows in its configuration.
+        master = self.MASTER
+        lines: dict[str, str | Sequence[str]] = {
+            "bind": "127.0.0.1",
+            "dir": str(folder),
+            "sentinel": [
+                f"monitor {master} 127.0.0.1 {self.watched.port} {self.quorum}",
+                f"down-after-milliseconds {master} 500",
+                f"failover-timeout {master} 2000",
+                *([f"auth-pass {master} {self.watched.password}"] if self.watched.password else ()),
+            ],
+        }
+        if self.password is not None:
+            lines |= {"requirepass": self.password}
+            lines["sentinel"] = [*lines["sentinel"], f"sentinel-pass {self.password}"]
+        write_lines(folder / "sentinel.conf", lines)
+
+    def _command(self, folder: Path) -> Sequence[str]:
+        return [self._executable, str(folder / "sentinel.conf"), "--sentinel", "--port", str(self.port)]
+
+    @property
+    def url(self) -> str:
+        return f"sentinel://127.0.0.1:{self.port}"
+
+
+class RedisSentinels:
+    """A master, a replica and three sentinels, which make the replica the master when the master is gone.
+
+    :param password: of the servers.
+    :param sentinel_password: of the sentinels.
+    """
+
+    def __init__(self, password: str | None = None, sentinel_password: str | None = None) -> None:
+        self.first = Redis(password=password)
+        self.second = Redis(password=password, replica_of=self.first)
+        self.sentinels = [RedisSentinel(self.first, 2, sentinel_password) for _ in range(3)]
+
+    def start(self) -> None:
+        """Start all, and return once all know of each other.
+
+        :raises MissingServer: it is not installed.
+        :raises ServerFailed: one did not start, or they did not find each other.
+        """
+        for server in (self.first, self.second, *self.sentinels):
+            server.start()
+        deadline = Deadline(self.first.start_timeout)
+        while not all(self._knows_all(sentinel) for sentinel in self.sentinels):
+            if deadline.over:
+                raise ServerFailed(f"the sentinels did not find each other: {self.sentinels[0].log()}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        for server in (*self.sentinels, self.second, self.first):
+            server.stop()
+
+    @property
+    def url(self) -> str:
+        """All sentinels, and database 0."""
+        who = "" if self.first.password is None else f":{quote(self.first.password, safe='')}@"
+        return ";".join(f"sentinel://{who}127.0.0.1:{sentinel.port}/0" for sentinel in self.sentinels)
+
+    @property
+    def master(self) -> Redis:
+        """The server that the first sentinel that runs takes for the master."""
+        sentinel = next(sentinel for sentinel in self.sentinels if sentinel.running)
+        port = int(sentinel.lines("SENTINEL", "GET-MASTER-ADDR-BY-NAME", sentinel.MASTER)[1])
+        return next(server for server in (self.first, self.second) if server.port == port)
+
+    def _knows_all(self, sentinel: RedisSentinel) -> bool:
+        said = sentinel.lines("SENTINEL", "MASTER", sentinel.MASTER)
+        facts = dict(zip(said[::2], said[1::2], strict=False))
+        return (facts.get("num-other-sentinels"), facts.get("num-slaves")) == ("2", "1")
+
+
+class RedisCluster:
+    """Three masters that share the keys among them."""
+
+    def __init__(self) -> None:
+        self.nodes = [
+            Redis(settings={"cluster-enabled": "yes", "cluster-node-timeout": "2000", "cluster-port": str(free_port())})
+            for _ in range(3)
+        ]
+
+    def start(self) -> None:
+        """Start all, and return once each slot has its node.
+
+        :raises MissingServer: it is not installed.
+        :raises ServerFailed: one did not start, or they did not find each other.
+        """
+        if all(node.running for node in self.nodes):
+            return
+        for node in self.nodes:
+            node.start()
+        bounds = [0, 5461, 10923, 16384]
+        for node, first, end in zip(self.nodes, bounds, bounds[1:], strict=False):
+            node.command("CLUSTER", "ADDSLOTSRANGE", str(first), str(end - 1))
+        for node in self.nodes[1:]:
+            port, bus = str(node.port), str(node.settings["cluster-port"])
+            self.nodes[0].command("CLUSTER", "MEET", "127.0.0.1", port, bus)
+        deadline = Deadline(self.nodes[0].start_timeout)
+        while not all(self._complete(node) for node in self.nodes):
+            if deadline.over:
+                raise ServerFailed(f"the nodes did not find each other: {self.nodes[0].log()}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.stop()
+
+    def url(self, node: int = 0) -> str:
+        """Of one node."""
+        return self.nodes[node].url()
+
+    def flush(self) -> None:
+        """Delete everything."""
+        for node in self.nodes:
+            node.flush()
+
+    def give(self, slot: int, source: int, target: int) -> None:
+        """Have the empty *slot* of node *source* belong to node *target*, for all of them."""
+        owner = self.nodes[target].lines("CLUSTER", "MYID")[0]
+        for node in (target, source, *range(3)):
+            self.nodes[node].command("CLUSTER", "SETSLOT", str(slot), "NODE", owner)
+
+    def _complete(self, node: Redis) -> bool:
+        said = node.lines("CLUSTER", "INFO")
+        return "cluster_state:ok" in said and "cluster_known_nodes:3" in said
+
+
+class Certificates:
+    """An authority, and what it has signed: a server's certificate for this machine, and a client's.
+
+    :param folder: made, and filled with files.
+    :raises ServerFailed: there is no ``openssl``, or it failed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self._folder = folder
+        self.authority = folder / "authority.pem"
+        key = self._make("authority", None)
+        self.server, self.server_key = folder / "server.pem", self._make("server", key)
+        self.client, self.client_key = folder / "client.pem", self._make("client", key)
+
+    def _make(self, name: str, authority_key: Path | None) -> Path:
+        key, certificate = self._folder / f"{name}.key", self._folder / f"{name}.pem"
+        new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", str(key))
+        subject = ("-subj", f"/CN=kern testing {name}")
+        if authority_key is None:
+            self._openssl("req", "-x509", *new_key, *subject, "-days", "2", "-out", str(certificate))
+            return key
+        request, extensions = self._folder / f"{name}.csr", self._folder / f"{name}.ext"
+        extensions.write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
+        self._openssl("req", *new_key, *subject, "-out", str(request))
+        self._openssl(
+            *("x509", "-req", "-in", str(request), "-days", "2", "-CAcreateserial", "-extfile", str(extensions)),
+            *("-CA", str(self.authority), "-CAkey", str(authority_key), "-out", str(certificate)),
+        )
+        return key
+
+    def _openssl(self, *words: str) -> None:
+        binary = find_binary("openssl")
+        if binary is None:
+            raise MissingServer("OpenSSL", "openssl", "openssl")
+        done = subprocess.run([binary, *words], capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ServerFailed(f"openssl {words[0]} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+
+
+def write_lines(path: Path, lines: Mapping[str, str | Sequence[str]]) -> None:
+    """A configuration of Redis."""
+    written = (
+        f"{key} {value}" for key, values in lines.items() for value in ([values] if isinstance(values, str) else values)
+    )
+    path.write_text("\n".join(written) + "\n")
+
+
+def _as_resp(words: Sequence[str]) -> bytes:
+    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%s\r\n" % (len(word.encode()), word.encode()) for word in words)
 
 
 def database_of(url: str) -> str:

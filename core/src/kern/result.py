@@ -700,7 +700,8 @@ class _Family:
 
 
 class EagerResult(AsyncResult[R]):
-    """The result of a call that was run at once, in the caller's thread."""
+    """The result of a call that was run at once, in the caller's thread. There is nothing to wait for, so that what
+    options of waiting say is of no account; the value of a task that neither succeeded nor failed is ``None``."""
 
     def __init__(
         self,
@@ -722,40 +723,6 @@ class EagerResult(AsyncResult[R]):
 
     async def aready(self) -> bool:
         return True
-
-    def get(
-        self,
-        timeout: float | None = None,
-        propagate: bool = True,
-        interval: float = 0.5,
-        no_ack: bool = True,
-        follow_parents: bool = True,
-        callback: Callable[[str, Any], Any] | None = None,
-        on_message: Callable[[dict[str, Any]], Any] | None = None,
-        on_interval: Callable[[], Any] | None = None,
-        disable_sync_subtasks: bool = True,
-    ) -> R:
-        """The value, or raise what the task raised; ``None`` for a task that neither succeeded nor failed.
-
-        There is nothing to wait for, so that what is about waiting is of no account.
-        """
-        if disable_sync_subtasks:
-            assert_will_not_block()
-        return cast(R, self.raise_known(propagate, callback))
-
-    wait = get
-
-    async def aget(
-        self,
-        timeout: float | None = None,
-        propagate: bool = True,
-        interval: float = 0.5,
-        follow_parents: bool = True,
-        callback: Callable[[str, Any], Any] | None = None,
-        on_message: Callable[[dict[str, Any]], Any] | None = None,
-        on_interval: Callable[[], Any] | None = None,
-    ) -> R:
-        return cast(R, self.raise_known(propagate, callback))
 
     def maybe_throw(self, propagate: bool = True, callback: Callable[[str, Any], Any] | None = None) -> Any:
         return self.raise_known(propagate, callback)

@@ -55,8 +55,6 @@ DISTRIBUTION = "kern-backend-sql"
 CHUNK = 500
 #: Rows deleted in one transaction.
 SWEEP = 1000
-#: Attempts for a transaction that the database undid in favour of another.
-ATTEMPTS = 5
 #: Seconds before now from which on a sweep looks.
 _LONG_AGO = 50 * 365 * 86400.0
 
@@ -183,7 +181,7 @@ class SqlResultStore(BlockingResultStore):
             self._waiting.wrote()
             sql_plans.prepare(connection, mine)
             try:
-                return self._transaction(connection, lambda: sql_plans.apply(connection, mine))
+                return connection.in_transaction(lambda: sql_plans.apply(connection, mine))
             except SqlError as error:
                 if error.lost or error.retryable:
                     raise
@@ -191,7 +189,7 @@ class SqlResultStore(BlockingResultStore):
 
     def _write_alone(self, connection: Connection, plan: SqlPlan) -> Written:
         try:
-            return self._transaction(connection, lambda: sql_plans.apply(connection, [plan]))[0]
+            return connection.in_transaction(lambda: sql_plans.apply(connection, [plan]))[0]
         except SqlError as error:
             return Written(WriteStatus.WRITTEN, error=backend_error(error))
 
@@ -222,8 +220,7 @@ class SqlResultStore(BlockingResultStore):
             return 0
         with self._using() as connection:
             statements = self._writer.statements(connection)
-            return self._transaction(
-                connection,
+            return connection.in_transaction(
                 lambda: sum(
                     connection.run(statements.forget, (self.database.dialect.values(chunk),))
                     for chunk in _chunks(task_ids)
@@ -236,7 +233,7 @@ class SqlResultStore(BlockingResultStore):
         with self._using() as connection:
             statements = self._writer.statements(connection)
             row = (group.group_id, group.result, self._moment())
-            self._transaction(connection, lambda: connection.many(statements.save_group, [row]))
+            connection.in_transaction(lambda: connection.many(statements.save_group, [row]))
 
     def read_group(self, group_id: str) -> GroupDocument | None:
         with self._using() as connection:
@@ -266,7 +263,7 @@ class SqlResultStore(BlockingResultStore):
     def sweep(self) -> int:
         count = 0
         with self._using() as connection:
-            while self._transaction(connection, lambda: self._writer.joins.sweep(connection)):
+            while connection.in_transaction(lambda: self._writer.joins.sweep(connection)):
                 pass
             if self._expires is None:
                 return 0
@@ -281,14 +278,14 @@ class SqlResultStore(BlockingResultStore):
                 moment = now()
                 kept = [(row[0], self._rows.kept(statements.layout.columns, row[2:])) for row in rows]
                 count += self._delete(connection, statements, [each for each, row in kept if row.expired(moment)])
-            count += self._transaction(connection, lambda: connection.run(statements.sweep_groups, (oldest,)))
+            count += connection.in_transaction(lambda: connection.run(statements.sweep_groups, (oldest,)))
         return count
 
     def _delete(self, connection: Connection, statements: Statements, numbers: Sequence[int]) -> int:
         if not numbers:
             return 0
         values = (self.database.dialect.values(numbers),)
-        return self._transaction(connection, lambda: connection.run(statements.delete, values))
+        return connection.in_transaction(lambda: connection.run(statements.delete, values))
 
     def _moment(self, offset: float = 0.0) -> Any:
         """A time from now, as columns have it."""
@@ -300,7 +297,7 @@ class SqlResultStore(BlockingResultStore):
     def open_join(self, join: Join) -> None:
         with self._using() as connection:
             self._writer.prepare(connection)
-            self._transaction(connection, lambda: self._writer.joins.open(connection, join))
+            connection.in_transaction(lambda: self._writer.joins.open(connection, join))
 
     def joins_due(self, limit: int = 100) -> list[JoinState]:
         with self._using() as connection:
@@ -310,7 +307,7 @@ class SqlResultStore(BlockingResultStore):
     def close_join(self, join_id: str) -> tuple[Publication, ...]:
         with self._using() as connection:
             self._writer.prepare(connection)
-            return self._transaction(connection, lambda: self._writer.joins.close(connection, join_id))
+            return connection.in_transaction(lambda: self._writer.joins.close(connection, join_id))
 
     # -- records
 
@@ -343,17 +340,6 @@ class SqlResultStore(BlockingResultStore):
                 yield self._link.get()
             finally:
                 self._link.release()
-
-    def _transaction(self, connection: Connection, write: Callable[[], T]) -> T:
-        """*write* in a transaction, again if the database undid it in favour of another."""
-        for attempt in range(ATTEMPTS):
-            try:
-                with connection.transaction():
-                    return write()
-            except SqlError as error:
-                if error.kind is not Kind.CONFLICT or attempt == ATTEMPTS - 1:
-                    raise
-        raise AssertionError("unreachable")
 
     def _make_engine(self) -> Engine:
         engine = self.database.engine(**self._engine_options)

@@ -22,10 +22,7 @@ from kern_broker_sql.messages import Messages, fits, nice, prepare
 from kern_broker_sql.quarantine import Quarantining
 from kern_broker_sql.routing import Routing
 from kern_broker_sql.tables import DELAYED, READY
-from kern_sql_engine import Connection, Dialect, Kind, SqlError, SqlPlan, envelope, plans
-
-#: Attempts for a transaction that the database undid in favour of another.
-ATTEMPTS = 5
+from kern_sql_engine import Connection, Dialect, SqlError, SqlPlan, envelope, plans
 
 
 @attrs.frozen
@@ -128,18 +125,14 @@ class Settling:
             return Settled(item.receipt, SettleStatus.DONE, error)
 
     def _transaction(self, connection: Connection, items: Sequence[Item], seam: str) -> list[Settled]:
-        for attempt in range(ATTEMPTS):
-            try:
-                with connection.transaction():
-                    done = self._write(connection, items)
-                    if done.queues:
-                        self._announce(connection, done.queues)
-                    seams.reached(seam)
-                return done.answers
-            except SqlError as error:
-                if error.kind is not Kind.CONFLICT or attempt == ATTEMPTS - 1:
-                    raise
-        raise AssertionError("unreachable")
+        def write() -> list[Settled]:
+            done = self._write(connection, items)
+            if done.queues:
+                self._announce(connection, done.queues)
+            seams.reached(seam)
+            return done.answers
+
+        return connection.in_transaction(write)
 
     def _write(self, connection: Connection, items: Sequence[Item]) -> _Done:
         held = self._claiming.held(connection, [item.receipt for item in items])

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
 
@@ -38,7 +38,7 @@ from kern_broker_sql.messages import Insert, Messages, prepare
 from kern_broker_sql.presence import LASTS, Broadcasts, Presences
 from kern_broker_sql.quarantine import Quarantining
 from kern_broker_sql.routing import Routing
-from kern_broker_sql.settling import ATTEMPTS, Item, Settling
+from kern_broker_sql.settling import Item, Settling
 from kern_broker_sql.tables import DELAYED, LAYOUT, LEASED, READY, TABLES
 from kern_broker_sql.waking import waking_of
 from kern_sql_engine import (
@@ -205,8 +205,8 @@ class SqlTransport(BlockingTransport):
             # Whoever would only find that there is nothing need not keep a file's writers waiting for that.
             if not isinstance(connection, SqliteConnection) or self._claiming.anything(connection, queues):
                 self._turn += 1
-                deliveries = self._transaction(
-                    connection, lambda: self._claiming.claim(connection, claim, self._owner.id, self._turn)
+                deliveries = connection.in_transaction(
+                    lambda: self._claiming.claim(connection, claim, self._owner.id, self._turn)
                 )
                 seams.reached("claimed")
             next_due = self._claiming.next_due(connection, queues)
@@ -238,7 +238,7 @@ class SqlTransport(BlockingTransport):
                 self._routing.use(connection, sorted(self._transient.intersection(self._waking.queues)))
                 return lost
 
-            return self._transaction(connection, write)
+            return connection.in_transaction(write)
 
     def mark_started(self, receipts: Sequence[str]) -> None:
         if receipts:
@@ -264,9 +264,9 @@ class SqlTransport(BlockingTransport):
             if everything or self._claiming.expired(connection):
                 # Bounded, for live workers may take new leases faster than all are handed back.
                 for _ in range(2 + self._claiming.leased(connection) // BATCH):
-                    count += self._transaction(connection, step)
+                    count += connection.in_transaction(step)
             if self._presences.outdated(connection) or self._routing.unused(connection):
-                self._transaction(connection, sweep)
+                connection.in_transaction(sweep)
         self._waking.wrote()
         return count
 
@@ -375,17 +375,6 @@ class SqlTransport(BlockingTransport):
         except SqlError as error:
             raise transport_error(error) from error
 
-    def _transaction(self, connection: Connection, write: Callable[[], T]) -> T:
-        """*write* in a transaction, again if the database undid it in favour of another."""
-        for attempt in range(ATTEMPTS):
-            try:
-                with connection.transaction():
-                    return write()
-            except SqlError as error:
-                if error.kind is not Kind.CONFLICT or attempt == ATTEMPTS - 1:
-                    raise
-        raise AssertionError("unreachable")
-
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
         """A transaction of a single command."""
@@ -419,7 +408,7 @@ class SqlTransport(BlockingTransport):
                 self._waking.announce(connection, {queue for insert in inserts for queue in insert.queues})
 
         try:
-            self._transaction(connection, write)
+            connection.in_transaction(write)
         except SqlError as error:
             if error.kind is not Kind.DATA or len(batch) == 1:
                 raise

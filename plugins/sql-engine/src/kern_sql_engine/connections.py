@@ -12,16 +12,20 @@ import random
 import sqlite3
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from kern_sql_engine.dialects import Dialect
-from kern_sql_engine.failures import SqlError, failure
+from kern_sql_engine.failures import Kind, SqlError, failure
 from kern_sql_engine.filewatch import FileWatch, watch
 from kern_sql_engine.urls import DatabaseUrl
 
+T = TypeVar("T")
 Row = tuple[Any, ...]
+
+#: Attempts for a transaction that the database undid in favour of another.
+_ATTEMPTS = 5
 
 #: Connections of a parent process: ending them here would end them there.
 _inherited: list[Any] = []
@@ -52,6 +56,9 @@ class Statements(ABC):
 
 class Connection(Statements):
     """A connection of our own."""
+
+    #: Classes of errors its library raises.
+    errors: tuple[type[BaseException], ...]
 
     def __init__(self, raw: Any, database: DatabaseUrl, dialect: Dialect) -> None:
         self.raw = raw
@@ -91,9 +98,27 @@ class Connection(Statements):
             raise
         self.commit()
 
-    @abstractmethod
+    def in_transaction(self, write: Callable[[], T]) -> T:
+        """What *write* answers, done in a transaction; again if the database undid it in favour of another."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                with self.transaction():
+                    return write()
+            except SqlError as error:
+                if error.kind is not Kind.CONFLICT or attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(random.uniform(0, 0.02 * 2**attempt))
+        raise AssertionError("unreachable")
+
     def close(self) -> None:
-        """Safe twice; must not raise."""
+        """Safe twice; does not raise."""
+        if not self.ours:
+            self.disown()
+            return
+        try:
+            self.raw.close()
+        except self.errors:
+            pass
 
     def disown(self) -> None:
         """Let go of a connection another process made."""
@@ -106,6 +131,7 @@ class SqliteConnection(Connection):
     """One file, several processes: writers take turns, readers wait for nobody."""
 
     raw: sqlite3.Connection
+    errors = (sqlite3.Error,)
 
     #: Seconds between two attempts to become the writer: shortest and longest. SQLite itself would wait up to 100 ms.
     _PAUSES = (0.0002, 0.005)
@@ -186,21 +212,9 @@ class SqliteConnection(Connection):
         none. It may be readable a moment before the commit is to be seen."""
         return watch(f"{self.database.path}-wal")
 
-    def close(self) -> None:
-        if not self.ours:
-            self.disown()
-            return
-        try:
-            self.raw.close()
-        except sqlite3.Error:
-            pass
-
 
 class _ServerConnection(Connection):
     """What psycopg and PyMySQL have in common."""
-
-    #: Classes of errors its library raises.
-    errors: tuple[type[BaseException], ...]
 
     def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[Row]:
         try:
@@ -239,15 +253,6 @@ class _ServerConnection(Connection):
         try:
             with self.raw.cursor() as cursor:
                 cursor.execute("ROLLBACK")
-        except self.errors:
-            pass
-
-    def close(self) -> None:
-        if not self.ours:
-            self.disown()
-            return
-        try:
-            self.raw.close()
         except self.errors:
             pass
 

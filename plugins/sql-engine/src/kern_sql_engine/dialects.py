@@ -15,14 +15,13 @@ Statements are written once, with ``?`` for parameters and these words in braces
 from __future__ import annotations
 
 import json
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kern_sql_engine.urls import Family
 
 
-class Dialect(ABC):
+class Dialect:
     """How one family writes it."""
 
     family: Family
@@ -41,9 +40,9 @@ class Dialect(ABC):
             text = text.replace(f"{{{word}}}", written)
         return text.replace("?", self.parameter)
 
-    @abstractmethod
     def values(self, values: Sequence[Any]) -> Any:
         """The parameter for ``{in}``; *values* are of one type, integers or text, and at least one."""
+        return list(values)
 
     def insert(self, table: str, columns: Sequence[str], conflict: Sequence[str] = (), keep: bool = True) -> str:
         """``INSERT`` of one row, in the notation of :meth:`sql`.
@@ -56,13 +55,17 @@ class Dialect(ABC):
         changed = [] if keep else [column for column in columns if column not in conflict]
         return f"{into} {self.on_conflict(conflict, changed)}"
 
-    @abstractmethod
     def on_conflict(self, key: Sequence[str], changed: Sequence[str], table: str = "", only_if: str = "") -> str:
         """What follows an ``INSERT`` whose row may be there: *changed* columns take the new values.
 
         :param only_if: a condition on the rows, with ``{old.x}`` and ``{new.x}`` for columns; needs *table*. Not for
             MySQL.
         """
+        target = f"ON CONFLICT ({', '.join(key)}) DO "
+        if not changed:
+            return target + "NOTHING"
+        update = target + "UPDATE SET " + ", ".join(f"{column} = excluded.{column}" for column in changed)
+        return f"{update} WHERE {_rows(only_if, table + '.{}', 'excluded.{}')}" if only_if else update
 
 
 class SqliteDialect(Dialect):
@@ -81,9 +84,6 @@ class SqliteDialect(Dialect):
     def values(self, values: Sequence[Any]) -> str:
         return json.dumps(list(values))
 
-    def on_conflict(self, key: Sequence[str], changed: Sequence[str], table: str = "", only_if: str = "") -> str:
-        return _standard_on_conflict(key, changed, table, only_if)
-
 
 class PostgresqlDialect(Dialect):
     """PostgreSQL through psycopg 3."""
@@ -96,12 +96,6 @@ class PostgresqlDialect(Dialect):
         "skip": "FOR UPDATE SKIP LOCKED",
     }
     notifies = True
-
-    def values(self, values: Sequence[Any]) -> list[Any]:
-        return list(values)
-
-    def on_conflict(self, key: Sequence[str], changed: Sequence[str], table: str = "", only_if: str = "") -> str:
-        return _standard_on_conflict(key, changed, table, only_if)
 
 
 class MysqlDialect(Dialect):
@@ -116,23 +110,12 @@ class MysqlDialect(Dialect):
         "skip": "FOR UPDATE SKIP LOCKED",
     }
 
-    def values(self, values: Sequence[Any]) -> list[Any]:
-        return list(values)
-
     def on_conflict(self, key: Sequence[str], changed: Sequence[str], table: str = "", only_if: str = "") -> str:
         if not changed:
             return f"ON DUPLICATE KEY UPDATE {key[0]} = {key[0]}"
         if only_if:
             raise ValueError("MySQL knows no condition here; lock the rows and decide before")
         return "ON DUPLICATE KEY UPDATE " + ", ".join(f"{column} = VALUES({column})" for column in changed)
-
-
-def _standard_on_conflict(key: Sequence[str], changed: Sequence[str], table: str, only_if: str) -> str:
-    target = f"ON CONFLICT ({', '.join(key)}) DO "
-    if not changed:
-        return target + "NOTHING"
-    update = target + "UPDATE SET " + ", ".join(f"{column} = excluded.{column}" for column in changed)
-    return f"{update} WHERE {_rows(only_if, table + '.{}', 'excluded.{}')}" if only_if else update
 
 
 def _rows(condition: str, old: str, new: str) -> str:

@@ -20,7 +20,7 @@ from kern_sql_engine import schema
 from kern_sql_engine.connections import Connection, PostgresqlConnection, SqliteConnection
 from kern_sql_engine.database import Database
 from kern_sql_engine.dialects import Dialect
-from kern_sql_engine.failures import Kind, SqlError
+from kern_sql_engine.failures import SqlError
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -39,8 +39,6 @@ LOOK_ANYWAY = 5.0
 CHANNEL = "kern_record"
 #: The share of writes that delete what has expired, of whatever kind.
 SWEEP_SHARE = 0.01
-#: Attempts for a transaction that the database undid in favour of another.
-ATTEMPTS = 5
 
 
 def _describe(connection: Connection) -> MetaData:
@@ -209,18 +207,14 @@ class SqlRecords(Records):
         with self._connection() as connection:
             if random.random() < SWEEP_SHARE:
                 connection.run(self._sql.sweep)
-            for attempt in range(ATTEMPTS):
-                try:
-                    with connection.transaction():
-                        answer = write(connection)
-                        if answer and self.database.dialect.notifies:
-                            connection.rows(self._sql.notify, (CHANNEL, kind))
-                    return answer
-                except SqlError as error:
-                    if error.kind is not Kind.CONFLICT or attempt == ATTEMPTS - 1:
-                        raise
-                    time.sleep(random.uniform(0, 0.02 * 2**attempt))
-        raise AssertionError("unreachable")
+
+            def write_and_tell() -> T:
+                answer = write(connection)
+                if answer and self.database.dialect.notifies:
+                    connection.rows(self._sql.notify, (CHANNEL, kind))
+                return answer
+
+            return connection.in_transaction(write_and_tell)
 
     @contextmanager
     def _connection(self) -> Iterator[Connection]:

@@ -75,6 +75,8 @@ class JoinPart:
     body: Publication | None = None
     #: A driver-specific layout the part belongs to (Celery's two layouts on Redis); ``""`` is kern's own.
     layout: str = ""
+    #: What to publish when it fails, where nobody opened it and said so.
+    on_error: tuple[Publication, ...] = ()
 
 
 # -- dispositions ------------------------------------------------------------------------------------------------------

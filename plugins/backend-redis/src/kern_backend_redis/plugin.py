@@ -1,0 +1,47 @@
+"""Hook implementations; nothing heavy is imported before a URL is used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from kern.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from kern.contracts.result_store import ResultStore, ResultStoreFactory
+    from kern.settings import Section
+
+KERN_API = 1
+
+#: Servers that speak Redis's protocol under a name of their own, and the scheme of the same form.
+ALIASES: Mapping[str, str] = {"valkey": "redis", "valkeys": "rediss"}
+
+#: Every scheme of a URL that this plugin drives.
+SCHEMES = ("redis", "rediss", "redis+socket", "unix", "sentinel", *ALIASES)
+
+
+@hookimpl
+def kern_result_stores() -> Mapping[str, ResultStoreFactory]:
+    return dict.fromkeys(SCHEMES, make_store)
+
+
+@hookimpl
+def kern_settings() -> Sequence[type[Section]]:
+    from kern_backend_redis.settings import RedisResultSettings
+
+    return [RedisResultSettings]
+
+
+def make_store(url: str, conf: Any) -> ResultStore:
+    """The result store of a Redis server.
+
+    :raises ImproperlyConfigured: the URL or an option cannot be used; says which, and what to write.
+    """
+    from kern_backend_redis.store import RedisResultStore
+
+    return RedisResultStore(";".join(_plain(part) for part in url.split(";")), conf)
+
+
+def _plain(url: str) -> str:
+    scheme, separator, rest = url.strip().partition("://")
+    return f"{ALIASES.get(scheme.lower(), scheme)}{separator}{rest}"

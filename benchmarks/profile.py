@@ -11,10 +11,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib
+import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -25,7 +28,7 @@ from benchmarks.lineup import CONTESTANTS, OURS
 from benchmarks.resp import Connection
 from benchmarks.servers import Servers
 from benchmarks.stages import StageClock
-from kern import Kern
+from kern import Kern, hookimpl
 from kern.contracts.blocking import ThreadedTransport
 from kern.runner import Runner
 from kern.worker import Worker
@@ -49,6 +52,16 @@ _CALLBACKS = {
 }
 #: What the transport converses about with Redis → its stage.
 _CONVERSATIONS = {"claim": "claim: encode and decode", "settle": "settle: encode and decode"}
+#: What a process does with a task → its stage: module, attribute of it or of a class in it.
+_IN_PROCESSES = (
+    ("kern_pool_prefork.child", "Child._pull", "process: pull"),
+    ("kern_pool_prefork.child", "decode_request", "process: decode request"),
+    ("kern_pool_prefork.child", "encode_outcome", "process: encode outcome"),
+    ("kern_process_host.hosted", "Hosted.answer", "process: answer"),
+    ("kern.runner", "Runner._decode", "process: run, decode"),
+    ("kern.runner", "Runner.execute", "process: run, call"),
+    ("kern.runner", "Runner.__call__", "process: run, outcome"),
+)
 #: Microseconds a task below which a stage is counted among the rest.
 _NEGLIGIBLE = 0.1
 
@@ -88,6 +101,41 @@ def _used(children: list[int], server: int | None) -> tuple[float, float, float]
     )
 
 
+class _Reporter:
+    """Processes are forked with their clocks; each leaves its figures in *folder*."""
+
+    def __init__(self, clock: StageClock, folder: Path) -> None:
+        self._clock = clock
+        self._folder = folder
+
+    @hookimpl
+    def kern_process_init(self) -> None:
+        self._clock.forget()
+
+    @hookimpl
+    def kern_process_shutdown(self, pid: int) -> None:
+        (self._folder / f"{pid}.stages").write_text(json.dumps(self._clock.seconds()))
+
+
+def _stages(clock: StageClock, folder: Path) -> Mapping[str, float]:
+    """Stage → seconds, of all processes."""
+    found = Counter(clock.seconds())
+    for path in folder.glob("*.stages"):
+        found.update(json.loads(path.read_text()))
+    return found
+
+
+def _wrap_processes(app: Kern, clock: StageClock, folder: Path) -> None:
+    """A clock at every stage of the processes that will be forked from this one."""
+    for module, path, stage in _IN_PROCESSES:
+        *owners, name = path.split(".")
+        owner: Any = importlib.import_module(module)
+        for attribute in owners:
+            owner = getattr(owner, attribute)
+        clock.function(owner, name, stage)
+    app.register(_Reporter(clock, folder))
+
+
 def _wrap(worker: Worker, clock: StageClock) -> None:
     """A clock at every stage of *worker*."""
     clock.function(Intake, "take", "admit: table of flights")
@@ -121,13 +169,15 @@ def profile(server: str, pool: str, concurrency: int, tasks: int, operation: str
         for timed in (False, True):
             # By a process of its own: a client's threads would not let the pool fork.
             place.client(operation, tasks)
+            if timed and pool == "prefork":
+                _wrap_processes(app, clock, place.folder)
             worker = Worker(app, pool=pool, concurrency=concurrency, signals=False)
             if timed:
                 if place.place.pid is not None:
                     place.redis.command("CONFIG", "RESETSTAT")
                 _wrap(worker, clock)
             runs.append(asyncio.run(_drain(worker, tasks, place.place.pid)))
-        text = _table(runs[0], runs[1], clock.seconds(), tasks)
+        text = _table(runs[0], runs[1], _stages(clock, place.folder), tasks)
         return text if place.place.pid is None else f"{text}\n\n{_scripts(place.redis, tasks)}"
 
 
@@ -137,12 +187,18 @@ def _table(plain: Drained, timed: Drained, stages: Mapping[str, float], tasks: i
 
     shown = {stage: spent for stage, spent in stages.items() if spent * 1e6 / tasks >= _NEGLIGIBLE}
     rows = ["| | µs a task |", "|---|---|"]
-    rows += [line(stage, shown[stage]) for stage in sorted(shown)]
-    rows.append(line("the rest: loop, threads, and the clocks", timed.main - sum(shown.values())))
+    in_processes = [stage for stage in sorted(shown) if stage.startswith("process:")]
+    in_main = [stage for stage in sorted(shown) if stage not in in_processes]
+    rows += [line(stage, shown[stage]) for stage in in_main]
+    rows.append(line("the rest: loop, threads, and the clocks", timed.main - sum(shown[name] for name in in_main)))
     rows.append(line("**main process, with clocks**", timed.main))
     rows.append(line("**main process, without**", plain.main))
+    rows += [line(stage, shown[stage]) for stage in in_processes]
     if plain.children:
-        rows.append(line("**processes that run tasks**", plain.children))
+        rest = timed.children - sum(shown[name] for name in in_processes)
+        rows.append(line("process: the rest, and the clocks", rest))
+        rows.append(line("**processes that run tasks, with clocks**", timed.children))
+        rows.append(line("**processes that run tasks, without**", plain.children))
     if plain.server is not None:
         rows.append(line("**the server**", plain.server))
     rows.append(line("**by the wall clock**", plain.clock))

@@ -26,6 +26,10 @@ class StageClock:
                 found[stage] += spent
         return found
 
+    def forget(self) -> None:
+        """Begin anew, in a process that was forked from the one that was timed."""
+        self._here, self._seconds = threading.local(), []
+
     def enter(self, stage: str) -> None:
         """From now on this thread works for *stage*."""
         here = self._here

@@ -316,6 +316,32 @@ class Link:
                 self._leave(wire)
         return True
 
+    def ask(self, conversation: Conversation[T], timeout: float) -> T:
+        """Converse, and block until the end; from any thread but the loop's.
+
+        :param timeout: seconds.
+        :raises RedisError: also when they have passed.
+        """
+        until = time.monotonic() + timeout
+        try:
+            reply = self.converse(conversation) if self._loop is None else self._handed_over(conversation, timeout)
+            try:
+                return self.drive(reply, max(0.0, until - time.monotonic()))
+            except TimeoutError:
+                reply.cancel()
+                raise
+        except TimeoutError:
+            raise ConnectionLost(f"{self._name} did not answer within {timeout:g} s") from None
+
+    def _handed_over(self, conversation: Conversation[T], timeout: float) -> Reply[T]:
+        assert self._loop is not None
+        reply: Future[Reply[T]] = Future()
+        try:
+            self._loop.call_soon_threadsafe(lambda: reply.set_result(self.converse(conversation)))
+        except RuntimeError:  # the loop has ended
+            raise closed(self._name) from None
+        return reply.result(timeout)
+
     def _watch_from_outside(self, reply: Reply[Any]) -> None:
         """This thread may sleep on the socket when something else than the link completes *reply*."""
         reader = threading.get_ident()
@@ -672,7 +698,9 @@ class Link:
                 break
             answers = []
         exchange.commands, exchange.kept = commands, None
-        if self._closed or (exchange.once and isinstance(answers, Exception)):
+        if exchange.once and isinstance(answers, Exception):
+            self._give_up(exchange, answers)
+        elif self._closed:
             self._give_up(exchange, self._gone())
         elif wire is None or wire.lost or wire.retiring is not None:
             self._waiting.append(exchange)

@@ -242,18 +242,17 @@ PROVIDED_BY: Mapping[str, tuple[str, ...]] = {
         "redis_backend_use_ssl",
         "redis_db",
         "redis_host",
-        "redis_max_connections",
         "redis_username",
         "redis_password",
         "redis_port",
         "redis_socket_timeout",
         "redis_socket_connect_timeout",
-        "redis_retry_on_timeout",
         "redis_socket_keepalive",
         "redis_backend_health_check_interval",
         "redis_backend_credential_provider",
         "redis_client_name",
         "result_backend_transport_options",
+        "result_chord_expires",
         "result_failure_expires",
     ),
     "kern-backend-rpc": ("result_exchange", "result_exchange_type", "result_persistent"),
@@ -294,7 +293,6 @@ PROVIDED_BY: Mapping[str, tuple[str, ...]] = {
     "kern-canvas": (
         "result_chord_retry_interval",
         "result_chord_join_timeout",
-        "result_chord_expires",
         "task_allow_error_cb_on_chord_header",
     ),
     "kern-control": (
@@ -355,6 +353,8 @@ NOT_READ: Mapping[str, str] = {
     "broker_pool_limit": "a process shares one connection between its threads, there is no pool to limit",
     "broker_transport": "the scheme of 'broker_url' chooses the transport",
     "override_backends": "result stores are plugins, found by the scheme of 'result_backend'",
+    "redis_max_connections": "a process has one connection to its result store",
+    "redis_retry_on_timeout": "what is safe to repeat is repeated on a new connection",
     "result_backend_thread_safe": "a result store always serves all threads of a process",
     "task_retry_on_worker_lost": (
         "with 'task_reject_on_worker_lost' a task comes back when its process dies, at most 'task_max_attempts' times"

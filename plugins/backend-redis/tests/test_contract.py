@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from kern.settings import Settings
@@ -10,7 +12,7 @@ from kern_backend_redis.settings import RedisResultSettings
 from kern_backend_redis.store import RedisResultStore
 from kern_testing.contracts.connection import StoreConnection
 from kern_testing.contracts.result_store import MakeStore, ResultStoreContract
-from kern_testing.servers import Redis
+from kern_testing.servers import Redis, free_port
 
 
 def maker(url: str) -> MakeStore:
@@ -22,8 +24,8 @@ def maker(url: str) -> MakeStore:
 
 
 class TestRedisResultStore(ResultStoreContract):
-    keeps_records = False
     cuts = True
+    refuses = True
     #: Its key is a list here.
     refused_id = "not a document"
 
@@ -32,6 +34,14 @@ class TestRedisResultStore(ResultStoreContract):
         redis_server.command("LPUSH", f"celery-task-meta-{self.refused_id}", "something else")
         self.server = redis_server
         return maker(redis_url)
+
+    @pytest.fixture
+    def make_unreachable(self) -> Callable[[], RedisResultStore]:
+        return lambda: RedisResultStore(f"redis://user:hunter2@127.0.0.1:{free_port()}/0")
+
+    @pytest.fixture
+    def make_refused(self, redis_url: str) -> Callable[[], RedisResultStore]:
+        return lambda: RedisResultStore(redis_url.replace("://", "://nobody:hunter2@"))
 
     def cut(self, connection: StoreConnection) -> None:
         client = connection.port._link.facts.client_id  # type: ignore[attr-defined]

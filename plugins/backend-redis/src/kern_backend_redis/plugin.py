@@ -32,6 +32,16 @@ def kern_settings() -> Sequence[type[Section]]:
     return [RedisResultSettings]
 
 
+@hookimpl
+def kern_example_urls() -> Mapping[str, str]:
+    return {
+        "rediss": "rediss://localhost:6379/0?ssl_cert_reqs=required",
+        "valkeys": "valkeys://localhost:6379/0?ssl_cert_reqs=required",
+        "unix": "unix:///run/redis/redis.sock",
+        "sentinel": "sentinel://localhost:26379/0?master_name=mymaster",
+    }
+
+
 def make_store(url: str, conf: Any) -> ResultStore:
     """The result store of a Redis server.
 

@@ -38,7 +38,10 @@ from kern_backend_redis.writing import Writer
 from kern_redis_client import urls
 from kern_redis_client.connect import open_link
 from kern_redis_client.failures import Kind, RedisError, closed, failure, is_elsewhere
+from kern_redis_client.keys import Keys
 from kern_redis_client.link import Conversation, Link
+from kern_redis_client.records import SCRIPTS as RECORD_SCRIPTS
+from kern_redis_client.records import RedisRecords
 
 T = TypeVar("T")
 
@@ -63,6 +66,7 @@ class RedisResultStore(ResultStore):
             StoreCapability.GROUPS,
             StoreCapability.AUTO_EXPIRE,
             StoreCapability.PUSH,
+            StoreCapability.RECORDS,
             StoreCapability.SHARED,
         }
     )
@@ -85,6 +89,8 @@ class RedisResultStore(ResultStore):
         self._groups = Groups(names, self._results, options.life)
         self._link: Link | None = None
         self._watching: Watching | None = None
+        self._records = RedisRecords(self._linked, Keys(options.prefix), self.url, self._backend_error)
+        self._lends_records = False
 
     # -- life
 
@@ -93,9 +99,9 @@ class RedisResultStore(ResultStore):
         link = open_link(
             self.address,
             greet=partial(self._greet, watching),
-            on_push=watching.take,
+            on_push=partial(self._take, watching),
             on_up=partial(self._look_again, watching),
-            scripts=[writing.WRITE, joins.OPEN, joins.CLOSE, joins.DUE],
+            scripts=[writing.WRITE, joins.OPEN, joins.CLOSE, joins.DUE, *RECORD_SCRIPTS],
         )
         self._watching, self._link = watching, link
         started: Reply[None] = Future()
@@ -119,6 +125,11 @@ class RedisResultStore(ResultStore):
         if isinstance(answer, Exception):
             raise failure(answer, self.url)
         yield from watching.greet()
+        yield from self._records.greet()
+
+    def _take(self, watching: Watching, push: list[Any]) -> None:
+        if not self._records.take(push):
+            watching.take(push)
 
     def _look_again(self, watching: Watching) -> None:
         self._found(watching, self._converse(watching.look_again()))
@@ -206,7 +217,8 @@ class RedisResultStore(ResultStore):
     # -- records
 
     def records(self) -> Records | None:
-        return None
+        self._lends_records = True
+        return self._records
 
     # -- inside
 
@@ -221,8 +233,14 @@ class RedisResultStore(ResultStore):
 
     def _listen(self, wanted: bool) -> None:
         link = self._link
-        if link is not None:
+        # Whoever watches records goes on to.
+        if link is not None and (wanted or not self._lends_records):
             link.listen(wanted)
+
+    def _linked(self) -> Link:
+        if self._link is None:
+            raise BackendUnavailable(f"{self.url}: there is no connection")
+        return self._link
 
     def _converse(self, conversation: Conversation[T]) -> Reply[T]:
         link = self._link
@@ -246,9 +264,12 @@ class RedisResultStore(ResultStore):
         if isinstance(error, BackendError | ImproperlyConfigured):
             return error
         if isinstance(error, RedisError):
-            if error.kind in (Kind.WRONG_TYPE, Kind.FULL, Kind.OTHER):
-                return BackendStoreError(str(error))
-            return BackendUnavailable(str(error), retryable=error.retryable)
+            return self._backend_error(error)
         if isinstance(error, self._options.connection_errors):
             return BackendUnavailable(f"{self.url}: {error}")
         return error
+
+    def _backend_error(self, error: RedisError) -> BackendError:
+        if error.kind in (Kind.WRONG_TYPE, Kind.FULL, Kind.OTHER):
+            return BackendStoreError(str(error))
+        return BackendUnavailable(str(error), retryable=error.retryable)

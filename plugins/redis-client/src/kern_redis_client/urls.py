@@ -65,6 +65,7 @@ QUERY: tuple[str, ...] = (
     "health_check_interval",
     "client_name",
     "credential_provider",
+    "master_name",
 )
 #: What redis-py understands and has no meaning here, with the reason.
 IDLE: Mapping[str, str] = {
@@ -182,11 +183,11 @@ class Address:
 
     @property
     def identity(self) -> str | None:
-        """The same for broker and result store only if both live in one database of one server, so that one script may
-        write for both. ``None``: nobody knows, because there are alternates."""
+        """The same for broker and result store only if both live on one server, in the same database or another, so
+        that one script may write for both. ``None``: nobody knows, because there are alternates."""
         tag = hash_tag(self.key_prefix)
         where = self._where()
-        return None if where is None else f"redis:{where}/{self.database}{f'{{{tag}}}' if tag else ''}"
+        return None if where is None else f"redis:{where}{f'{{{tag}}}' if tag else ''}"
 
     def _where(self) -> str | None:
         user = self.targets[0].username

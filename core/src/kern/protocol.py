@@ -44,6 +44,8 @@ DEFAULT_LIMIT: Final = 256 * 1024 * 1024
 #: How the body of a call without continuations ends.
 _NO_EMBED = b', {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
 
+_PROTOCOL_2_HEADERS = frozenset(PROTOCOL_2_HEADERS)
+
 #: Headers that are the protocol's or the broker's business; all others are the caller's own.
 _KNOWN_HEADERS = frozenset({*PROTOCOL_2_HEADERS, "compression", "utc", "meth"})
 
@@ -157,6 +159,57 @@ def build_v2(call: Call) -> Message:
     if call.compression:
         body, headers["compression"] = compress(body, call.compression)
     return Message(body, headers, _properties(call), content_type, content_encoding)
+
+
+@attrs.frozen
+class Template:
+    """A message of a call that says nothing but its arguments; the next one of the kind differs in little else.
+
+    Made of such a message (:meth:`of`); :meth:`message` writes what :func:`build_v2` would.
+    """
+
+    headers: Mapping[str, Any]
+    properties: Mapping[str, Any]
+    repr_maxlen: int
+    repr_maxlevels: int
+
+    @classmethod
+    def of(cls, call: Call, message: Message) -> Template | None:
+        """The template of which *message* would have been made; ``None``: it says more than a template knows."""
+        more: tuple[Any, ...] = (
+            *(call.headers, call.properties, call.compression, call.sensitive, call.argsrepr, call.kwargsrepr),
+            *(call.callbacks, call.errbacks, call.chain, call.chord, call.stamped_headers, call.stamps, call.origin),
+            *(call.eta, call.expires, call.expiration, call.root_id, call.parent_id),
+        )
+        if any(more) or call.serializer != "json" or message.headers.keys() != _PROTOCOL_2_HEADERS:
+            return None
+        return cls(message.headers, message.properties, call.repr_maxlen, call.repr_maxlevels)
+
+    def message(
+        self, task_id: str, args: Sequence[Any], kwargs: Mapping[str, Any], shadow: str | None, reply_to: str
+    ) -> Message | None:
+        """The message of one call; ``None`` where :func:`build_v2` has to do it, or to say what is wrong."""
+        if type(kwargs) is not dict or not json_is_ours() or not isinstance(args, list | tuple):
+            return None
+        for name in kwargs:
+            if not isinstance(name, str):
+                return None
+        try:
+            body = encode_json((args, kwargs))[:-1] + _NO_EMBED
+        except EncodeError:
+            return None
+        headers = dict(self.headers)
+        headers["id"] = headers["root_id"] = task_id
+        headers["shadow"] = shadow
+        headers["timelimit"] = list(headers["timelimit"])
+        headers["argsrepr"] = saferepr(args, self.repr_maxlen, self.repr_maxlevels)
+        headers["kwargsrepr"] = saferepr(kwargs, self.repr_maxlen, self.repr_maxlevels) if kwargs else "{}"
+        headers["origin"] = origin()
+        headers["stamps"] = {}
+        properties = dict(self.properties)
+        properties["correlation_id"] = task_id
+        properties["reply_to"] = reply_to
+        return Message(body, headers, properties)
 
 
 def build_v1(call: Call) -> Message:

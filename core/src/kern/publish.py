@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import chain
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import attrs
 
@@ -24,13 +24,15 @@ from kern.contracts.continuation import unsupported
 from kern.contracts.port import Reply
 from kern.contracts.transport import Transport, TransportCapability
 from kern.errors import CapabilityMissing, MessageTooLarge, PublishRefused, PublishUnknown, TransportError
+from kern.identity import new_id
 from kern.message import CONTINUATIONS, Message, Publication
-from kern.protocol import Call
+from kern.protocol import Call, Template
 from kern.queues import QueueSpec
 from kern.request import Request
 from kern.routing import Destination
 from kern.settings_core import PublishSettings
 from kern.task import Running, Task, running_worker_task
+from kern.task_options import EXECUTION_OPTIONS
 from kern.timeutil import clock, due_time, expiry_time
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ class _Plan:
     #: What was configured by code: queues added or taken away.
     queue_changes: int
     #: The task's own options when this was decided.
-    defaults: Mapping[str, Any]
+    own: tuple[Any, ...] | None
     destination: Destination
     queue: QueueSpec | None
     declare: tuple[QueueSpec, ...]
@@ -87,10 +89,16 @@ class _Plan:
         return (
             self.conf is conf
             and self.version == app.conf.version
-            and self.queue_changes == app.router.queues.changes
-            and self.ignore_result == bool(task.ignore_result)
-            and self.defaults == task.execution_options()
+            and self.queue_changes == app.router.changes
+            and self.own == _own_options(task)
         )
+
+
+#: What a task says itself of its calls.
+_own_options: Callable[[Task[Any, Any]], tuple[Any, ...]] = attrgetter(*EXECUTION_OPTIONS, "ignore_result", "sensitive")
+
+
+_NO_OPTIONS: Mapping[str, Any] = {}
 
 
 class Publisher:
@@ -100,6 +108,8 @@ class Publisher:
         self._app = app
         self._connection = connection
         self._plans: dict[str, _Plan] = {}
+        #: Messages of plans, made with their first call. A plan is known by its identity.
+        self._templates: dict[str, tuple[_Plan, Template | None]] = {}
 
     # -- from a call to a message --------------------------------------------------------------------------------------
 
@@ -129,12 +139,24 @@ class Publisher:
         args = () if args is None else args
         kwargs = {} if kwargs is None else kwargs
         parent = running_worker_task()
+        task_id = None
+        if len(options) == 1 and "task_id" in options:
+            # What apply_async() always brings; a call with an id of its own differs from others in nothing else.
+            task_id, options = options["task_id"], _NO_OPTIONS
         plan = self._plan(name, args, kwargs, options, task, by_name, conf, parent)
         if task is not None:
             args, kwargs = app.prepare_arguments(task, args, kwargs, plan.serializer)
         shown = None if by_name else task
-        follows = self.continuations(options, again) if options else {}
-        message = self._message(name, args, kwargs, options, task, shown, conf, plan, parent, follows)
+        message = None
+        if plan.own is not None and shown is not None:
+            message = self._from_template(name, args, kwargs, plan, shown, task_id)
+        if message is None:
+            follows = self.continuations(options, again) if options else {}
+            call = self._call(name, args, kwargs, options, task, shown, conf, plan, parent, follows, task_id)
+            message = protocol.build_v1(call) if conf.task_protocol == 1 else protocol.build_v2(call)
+            if plan.own is not None:
+                template = Template.of(call, message) if conf.task_protocol != 1 else None
+                self._templates[name] = (plan, template)
         message = app.encode_message(message)
         if conf.message_size_limit and message.size > conf.message_size_limit:
             raise MessageTooLarge(message.size, conf.message_size_limit, name)
@@ -150,6 +172,22 @@ class Publisher:
             options.get("result_cls") if options else None,
             plan.declare,
         )
+
+    def _from_template(
+        self,
+        name: str,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        plan: _Plan,
+        shown: Task[Any, Any],
+        task_id: str | None,
+    ) -> Message | None:
+        """The message, if one like it was made before."""
+        known = self._templates.get(name)
+        if known is None or known[0] is not plan or known[1] is None:
+            return None
+        shadow = shown.shadow_name(args, kwargs, _NO_OPTIONS)
+        return known[1].message(task_id or new_id(), args, kwargs, shadow, self._app.thread_oid)
 
     def _plan(
         self,
@@ -170,10 +208,8 @@ class Publisher:
             if known is not None and task is not None and known.valid_for(conf, app, task):
                 return known
         given: Mapping[str, Any] = options
-        defaults: dict[str, Any] = {}
         if task is not None:
-            defaults = task.execution_options()
-            given = {**defaults, **options}
+            given = {**task.execution_options(), **options}
             if not by_name and "priority" not in options:
                 # A task's own priority weighs less than its route's: the router asks the task.
                 given.pop("priority", None)
@@ -200,8 +236,8 @@ class Publisher:
         plan = _Plan(
             conf=conf,
             version=app.conf.version,
-            queue_changes=app.router.queues.changes,
-            defaults=defaults,
+            queue_changes=app.router.changes,
+            own=_own_options(task) if simple and task is not None and expires is None and due is None else None,
             destination=destination,
             queue=destination.queue if destination.declare else None,
             declare=tuple(app.queue_spec(queue) for queue in options.get("declare") or ()),
@@ -215,11 +251,13 @@ class Publisher:
             timeout=_given(options.get("timeout"), options.get("confirm_timeout"), conf.publish_timeout),
             policy=policy,
         )
-        if simple and expires is None and due is None and not router.asks_arguments:
+        if plan.own is not None:
+            if router.asks_arguments:
+                return attrs.evolve(plan, own=None)
             self._plans[name] = plan
         return plan
 
-    def _message(
+    def _call(
         self,
         name: str,
         args: Sequence[Any],
@@ -231,7 +269,8 @@ class Publisher:
         plan: _Plan,
         parent: Running | None,
         follows: Mapping[str, Any],
-    ) -> Message:
+        task_id: str | None,
+    ) -> Call:
         app, get = self._app, plan.destination.options.get
         parent_id = root_id = None
         if options:
@@ -240,9 +279,9 @@ class Publisher:
             parent_id = parent_id or parent.request.id
             root_id = root_id or parent.request.root_id or parent.request.id
         stamped = options.get("stamped_headers") if options else None
-        call = Call(
+        return Call(
             name=name,
-            id=get("task_id") or str(uuid4()),
+            id=task_id or get("task_id") or new_id(),
             args=args,
             kwargs=kwargs,
             eta=plan.eta,
@@ -278,7 +317,6 @@ class Publisher:
             parameter_names=task.parameter_names if task is not None else (),
             utc=app.conf.enable_utc,
         )
-        return protocol.build_v1(call) if conf.task_protocol == 1 else protocol.build_v2(call)
 
     def continuations(self, options: Mapping[str, Any], again: Request | None = None) -> dict[str, Any]:
         """What is to follow, as it travels; an error at the call site where nothing can continue it.
@@ -531,8 +569,12 @@ def _given(*values: Any) -> Any:
 
 def _queues(batch: Sequence[Prepared]) -> list[QueueSpec]:
     seen: dict[str, QueueSpec] = {}
+    last: QueueSpec | None = None
     for item in batch:
-        for queue in (item.queue, *item.declare):
-            if queue is not None and queue.name not in seen:
-                seen[queue.name] = queue
+        # Most batches are for one queue.
+        if item.queue is not last and item.queue is not None:
+            last = item.queue
+            seen.setdefault(last.name, last)
+        for queue in item.declare:
+            seen.setdefault(queue.name, queue)
     return list(seen.values())

@@ -650,6 +650,11 @@ class Router:
         return self._destination(prepared, given, route, name, own_priority, inherited)
 
     @property
+    def changes(self) -> int:
+        """Raised with every change of the queues by hand; those of settings have the settings' version."""
+        return -1 if self._queues is None else self._queues.changes
+
+    @property
     def asks_arguments(self) -> bool:
         """Whether a call's destination may depend on more than the task's name and the call's options."""
         return not self._current().by_name

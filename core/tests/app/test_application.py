@@ -125,10 +125,10 @@ class TestTime:
 
 class TestDrivers:
     def test_a_scheme_that_nothing_speaks_says_what_to_install(self, make_bench: Callable[..., Bench]) -> None:
-        with pytest.raises(PluginMissing, match=r"pip install kern-broker-redis"):
-            make_bench(broker="redis://localhost").app.task(lambda: 1).delay()
-        with pytest.raises(PluginMissing, match=r"pip install kern-backend-redis"):
-            make_bench(backend="redis://localhost").app.make_result_store()
+        with pytest.raises(PluginMissing, match=r"pip install kern-broker-amqp"):
+            make_bench(broker="amqp://localhost").app.task(lambda: 1).delay()
+        with pytest.raises(PluginMissing, match=r"pip install kern-backend-rpc"):
+            make_bench(backend="rpc://").app.make_result_store()
 
     @pytest.mark.parametrize("url", ["no url/at all", "user:secret@host"])
     def test_what_is_no_url_is_named_without_its_password(self, make_bench: Callable[..., Bench], url: str) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from kern import seams
 from kern.contracts.transport import TransportCapability
-from kern.errors import CapabilityMissing, MessageTooLarge, PublishRefused, PublishUnknown, TransportError
+from kern.errors import CapabilityMissing, EncodeError, MessageTooLarge, PublishRefused, PublishUnknown, TransportError
 from kern.hookspecs import hookimpl
 from kern.message import Message, Publication
 from kern.queues import QueueSpec
@@ -24,7 +24,7 @@ from kern.task import Task
 from kern_testing.memory import MemoryTransport
 from kern_testing.waiting import eventually
 
-from .conftest import Bench
+from .conftest import SECONDS, Bench
 
 #: Seconds a call may take that is to run into its deadline.
 SHORT = 0.15
@@ -153,6 +153,77 @@ class TestConfirmed:
             seams.disarm()
         assert passed[0] == "publishing"
         assert passed[-1] == "published"
+
+
+class TestMessagesOfOneKind:
+    """Calls that differ in their arguments alone are made of the first one."""
+
+    def sent(self, bench: Bench, call: Callable[[], Any]) -> Message:
+        call()
+        message = bench.message()
+        bench.transport.purge("celery").result(SECONDS)
+        return message
+
+    @pytest.mark.parametrize("options", [{}, {"task_id": "mine"}])
+    def test_the_second_is_what_it_would_be_as_the_first(
+        self, make_bench: Callable[..., Bench], options: dict[str, Any]
+    ) -> None:
+        """Headers in the same order, with the same values but for ids; the body of its own arguments."""
+        arguments: tuple[Any, ...] = (((1, 2), {"key": ["value", None]}),)
+        messages = []
+        for calls_before in (0, 1):
+            bench = make_bench()
+            task = bench.app.task(name="add")(add)
+            for number in range(calls_before):
+                self.sent(bench, lambda number=number, task=task: task.delay(number, y="other"))
+            messages.append(self.sent(bench, lambda task=task: task.apply_async(arguments, {"y": 2.5}, **options)))
+        first, second = messages
+        ids = {"id", "root_id"} if not options else set()
+        assert list(first.headers) == list(second.headers)
+        for name in set(first.headers) - ids:
+            assert first.headers[name] == second.headers[name], name
+        assert first.body == second.body
+        assert list(first.properties) == list(second.properties)
+        assert second.headers["id"] == second.headers["root_id"] == second.properties["correlation_id"]
+
+    def test_they_share_nothing_that_can_be_changed(self, bench: Bench) -> None:
+        task = bench.app.task(name="add")(add)
+        messages = [self.sent(bench, lambda: task.delay(1)) for _ in range(3)]
+        for name, value in messages[1].headers.items():
+            if isinstance(value, list | dict):
+                assert all(message.headers[name] is not value for message in (messages[0], messages[2])), name
+
+    def test_what_the_task_says_anew_counts(self, bench: Bench) -> None:
+        task = bench.app.task(name="add")(add)
+        for _ in range(2):
+            self.sent(bench, lambda: task.delay(1))
+        task.time_limit, task.ignore_result = 7, True
+        changed = self.sent(bench, lambda: task.delay(1))
+        assert changed.headers["timelimit"] == [7, None]
+        assert changed.headers["ignore_result"] is True
+
+    def test_settings_that_change_count(self, bench: Bench) -> None:
+        task = bench.app.task(name="add")(add)
+        for _ in range(2):
+            self.sent(bench, lambda: task.delay(1))
+        task.serializer = "pickle"
+        assert self.sent(bench, lambda: task.delay(1)).content_type == "application/x-python-serialize"
+        bench.app.conf.task_protocol = 1
+        assert self.sent(bench, lambda: task.delay(1)).headers == {}
+
+    def test_what_cannot_be_sent_is_said_each_time(self, bench: Bench) -> None:
+        task = bench.app.task(name="add")(add)
+        self.sent(bench, lambda: task.delay(1))
+        for _ in range(2):
+            with pytest.raises(EncodeError, match="'add': argument 'y'"):
+                task.delay(1, object())
+            with pytest.raises(TypeError, match="must be strings"):
+                task.apply_async((), {1: 2})
+
+    def test_sensitive_arguments_stay_hidden(self, bench: Bench) -> None:
+        task = bench.app.task(name="add", sensitive=("y",))(add)
+        for _ in range(3):
+            assert "secret" not in str(self.sent(bench, lambda: task.delay(1, y="secret")).headers)
 
 
 class TestRefused:

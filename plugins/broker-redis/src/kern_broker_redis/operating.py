@@ -240,7 +240,7 @@ class Operating:
                 ids.append(task_id)
         names = self._names
         if ids:
-            arguments = (names.prefix, names.separator, len(members), *members, *ids)
+            arguments: tuple[str | int, ...] = (names.prefix, names.separator, len(members), *members, *ids)
             yield from self._ask([FORGET.call((names("kern.leases"),), arguments)])
 
     # -- asking --------------------------------------------------------------------------------------------------------

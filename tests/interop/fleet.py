@@ -60,6 +60,7 @@ class Fleet:
             "PEER_BROKER": broker,
             "PEER_RESULTS": results,
             "PEER_JOURNAL": str(self.journal),
+            "C_FORCE_ROOT": "1",  # Celery refuses pickle to root, and tests may be run by root
         }
         self._sides: list[Side] = []
         accepted = ["json", "pickle", "yaml", "msgpack"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -11,7 +13,9 @@ import pytest
 from click.testing import CliRunner
 
 from kern.cli import extensions_known
-from kern.cli.root import COMMANDS, root
+from kern.cli.failures import WRONG_COMMAND_LINE, Failure
+from kern.cli.pidfile import CANNOT_CREATE
+from kern.cli.root import COMMANDS, EPILOG, root
 from kern.plugins import Plugins
 
 IMPORTED = """
@@ -73,6 +77,34 @@ def test_help_lists_every_command_and_the_exit_codes(cli) -> None:
     for name, line in COMMANDS.items():
         assert f"  {name.ljust(10)}  {line}" in result.stdout
     assert "Exit codes:" in result.stdout
+
+
+def commands(group: click.Group, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Every command that does something, with the words that call it."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        if isinstance(command, click.Group):
+            yield from commands(command, (*before, name))
+            if not command.invoke_without_command:
+                continue
+        yield (*before, name), command
+
+
+def test_whatever_prints_data_prints_it_as_json_on_request() -> None:
+    """A worker has logs in JSON; a shell and a completion script have a form of their own."""
+    without = {
+        words[0]
+        for words, command in commands(root)
+        if words[0] in COMMANDS and "--json" not in {option for param in command.params for option in param.opts}
+    }
+    assert without == {"worker", "shell", "completion"}
+
+
+def test_the_exit_codes_that_are_used_are_those_that_help_lists() -> None:
+    listed = re.findall(r"^  (\d+) ", EPILOG, re.MULTILINE)
+    assert [int(code) for code in listed] == [0, Failure("x").exit_code, WRONG_COMMAND_LINE, CANNOT_CREATE]
 
 
 @pytest.mark.parametrize("arguments", [[], ["-q"], ["-A", "nosuch"]])

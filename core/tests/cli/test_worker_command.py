@@ -87,6 +87,12 @@ class TestRunning:
         call = start("call", "more.four", "--wait", "--timeout", "30")
         assert (call.ended(), call.out) == (0, "4\n")
 
+    def test_a_pool_with_one_slot_says_so_to_who_wants_more(self, start) -> None:
+        worker = start("worker", "-A", "proj", "-P", "solo", "-c", "3")
+        worker.printed("ready")
+        assert "\n  concurrency  1 (solo)\n" in worker.out
+        assert "one task at a time" in worker.err
+
     def test_queues_left_out_are_not_consumed(self, start) -> None:
         worker = start("worker", "-A", "proj", "-P", "solo", "-Q", "a,b", "-X", "b")
         worker.printed("ready")
@@ -193,6 +199,7 @@ class TestWrong:
             (["worker"], "no application. Say which with -A proj, with KERN_APP"),
             (["worker", "-A", "nosuch"], "The module nosuch was not found."),
             (["worker", "-A", "proj", "-P", "solo", "--max-tasks-per-child", "3"], "no processes to replace"),
+            (["worker", "-A", "proj", "-P", "solo", "--max-memory-per-child", "9"], "no processes to replace"),
             (["worker", "-A", "proj", "-c", "many"], "must be a non-negative integer or 'auto', got 'many'"),
             (["worker", "-A", "proj", "-l", "inof"], "no level 'inof'; did you mean INFO?"),
             (["worker", "-A", "proj", "--soft-time-limit", "0"], "expected a number above 0"),

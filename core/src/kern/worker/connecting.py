@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -18,7 +19,8 @@ logger = log.get_logger("kern.worker")
 
 Port = TypeVar("Port", Transport, ResultStore)
 
-#: Seconds between two attempts: first, factor, longest.
+#: Seconds between two attempts: first, factor, longest. A random part of up to a half is left out, so that workers that
+#: lost the same broker do not come back to it all at once.
 PAUSES = (0.1, 2.0, 5.0)
 
 
@@ -53,9 +55,10 @@ class Patience:
                 spent = self._max_retries is not None and retries >= self._max_retries
                 if not getattr(error, "retryable", False) or not self._retry or spent:
                     raise
-                logger.error(f"cannot reach the {what}, trying again", error=str(error), seconds=round(pause, 1))
+                wait = pause * random.uniform(0.5, 1.0)
+                logger.error(f"cannot reach the {what}, trying again", error=str(error), seconds=round(wait, 1))
             try:
-                await asyncio.wait_for(self._stop.soon.wait(), pause)
+                await asyncio.wait_for(self._stop.soon.wait(), wait)
                 return None
             except TimeoutError:
                 pass

@@ -1,4 +1,4 @@
-"""The Makefile is the only door: every target exists, asks for what it needs, and a fresh machine is told what it lacks."""
+"""The Makefile is the only door: its targets make what they need; who lacks something is told the line to type."""
 
 import os
 import re

@@ -9,10 +9,14 @@ from typing import Any
 import hiredis
 import pytest
 
+from kern_broker_redis.transport import RedisTransport
+from kern_testing.contracts.connection import Connection
 from kern_testing.servers import Redis
 
 #: Sends a command to the test's server past the driver, and gives its answer.
 Ask = Callable[..., Any]
+#: Opens a worker's connection: ``connect()``, or elsewhere: ``connect(url)``.
+Connect = Callable[..., Connection]
 
 
 @pytest.fixture
@@ -28,3 +32,17 @@ def ask(redis_server: Redis, redis_url: str) -> Iterator[Ask]:
             return answer
 
         yield ask
+
+
+@pytest.fixture
+def connect(redis_url: str) -> Iterator[Connect]:
+    """Opens connections, and stops them in the end."""
+    opened: list[Connection] = []
+
+    def connect(url: str = redis_url, role: str = "worker") -> Connection:
+        opened.append(Connection(RedisTransport(url), role).start())
+        return opened[-1]
+
+    yield connect
+    for connection in opened:
+        connection.stop()

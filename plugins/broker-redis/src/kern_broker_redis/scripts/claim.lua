@@ -7,7 +7,7 @@
 -- Answers: now (ms), when the next delayed message is due (ms; -1: none), length of kern.notes, queues the owner is a
 --          sentry of, lists that are none, then of each message its list and its envelope. Queues and lists by number.
 
-local MOVED, MOVED_BYTES = 200, 1048576
+local MOVED, MOVED_BYTES = 200, 262144
 local CHUNK = 64
 
 local prefix, owner, base = ARGV[1], ARGV[2], tonumber(ARGV[3])
@@ -76,7 +76,9 @@ local function size_of(envelope)
 end
 
 local leases, index = prefix .. 'kern.leases', prefix .. 'kern.lease_index'
-local taken, used, chunk, full = 0, 0, 1, limit == 0
+-- Large messages that have just been moved were work enough for one call.
+local moved_enough = bytes <= 0
+local taken, used, chunk, full = 0, 0, 1, moved_enough
 local messages, broken = {}, {}
 
 -- Lease up to `count` messages of a list; how many there were.
@@ -144,7 +146,9 @@ for step = 1, steps do
         more[#more + 1] = queue
       end
       most[queue] = most[queue] - (taken - before)
-      if taken > 0 then
+      if used >= budget then
+        full = true
+      elseif taken > 0 then
         chunk = math.max(1, math.min(CHUNK, chunk * 8, math.floor((budget - used) / (used / taken + 1)) + 1))
       end
     end
@@ -174,6 +178,9 @@ else
       next_due = due_of[queue]
     end
   end
+end
+if moved_enough then
+  next_due = now
 end
 if taken > 0 then
   for queue = 1, queues do

@@ -62,53 +62,14 @@ end
 
 local answers, ended, noted, given_back = {}, {}, {}, {}
 
--- What a message is kept as from now on; why it cannot be, if so.
-local function put_back(item, at, how)
-  local receipt = ARGV[at]
-  if how == 'T' then
-    local list, queue, suffix, due, envelope = ARGV[at + 6], ARGV[at + 7], ARGV[at + 8], tonumber(ARGV[at + 9]), ARGV[at + 10]
-    if due > now then
-      kern_delay(queue, suffix, due, receipt, envelope)
-    else
-      kern_push(list, envelope)
-    end
-    noted[#noted + 1] = ARGV[at + 1]
-    return
-  end
-  local record = redis.call('HGET', leases, receipt)
-  local list, envelope = kern_parts(record)
-  if how == 'G' then
-    local due, note = tonumber(ARGV[at + 8]), ARGV[at + 9]
-    if due > 0 then
-      kern_delay(ARGV[at + 6], ARGV[at + 7], due, receipt, envelope)
-    else
-      given_back[#given_back + 1] = { list, envelope }
-    end
-    if note == '-' then
-      noted[#noted + 1] = ARGV[at + 1]
-    elseif note ~= '=' then
-      redis.call('HSET', notes, ARGV[at + 1], note)
-    end
-    return
-  end
-  local key, copy = ARGV[at + 6], 1
-  -- An earlier message of the same name stays.
-  while redis.call('HEXISTS', prefix .. 'kern.quarantine', key) == 1 do
-    copy = copy + 1
-    key = ARGV[at + 6] .. ':' .. copy
-  end
-  local value = ARGV[at + 7] .. '\n' .. envelope
-  redis.call('HSET', prefix .. 'kern.quarantine', key, value)
-  redis.call('ZADD', prefix .. 'kern.quarantine_index', now, key)
-  redis.call('INCRBY', prefix .. 'kern.quarantine_bytes', #value)
-  redis.call('HINCRBY', prefix .. 'kern.quarantine_counts', list, 1)
-  noted[#noted + 1] = ARGV[at + 1]
-end
-
--- Why the message cannot end like this; nil if it can. Only reads.
+-- Why the message cannot end like this; nil if it can, and what is kept of it if that is needed. Only reads.
 local function obstacle(at, how)
   if how == 'R' then
     return nil
+  end
+  if how == 'T' then
+    local list = ARGV[at + 6]
+    return not kern_takes_messages(list) and 'WRONGTYPE the key ' .. list .. ' is no list' or nil
   end
   local record = redis.call('HGET', leases, ARGV[at])
   if not record then
@@ -116,30 +77,64 @@ local function obstacle(at, how)
   end
   if how == 'Q' then
     local kept = tonumber(redis.call('GET', prefix .. 'kern.quarantine_bytes') or 0)
-    if kept + #record > quota then
-      return 'QUOTA ' .. kept
-    end
-    return nil
+    return kept + #record > quota and 'QUOTA ' .. kept or nil, record
   end
-  local list = how == 'T' and ARGV[at + 6] or kern_parts(record)
-  if not kern_takes_messages(list) then
-    return 'WRONGTYPE the key ' .. list .. ' is no list'
+  local list = kern_list(record)
+  return not kern_takes_messages(list) and 'WRONGTYPE the key ' .. list .. ' is no list' or nil, record
+end
+
+-- Another message takes its place.
+local function replace(at)
+  local due = tonumber(ARGV[at + 9])
+  if due > now then
+    kern_delay(ARGV[at + 7], ARGV[at + 8], due, ARGV[at], ARGV[at + 10])
+  else
+    kern_push(ARGV[at + 6], ARGV[at + 10])
   end
-  return nil
+  noted[#noted + 1] = ARGV[at + 1]
+end
+
+local function give_back(at, record)
+  local due, note = tonumber(ARGV[at + 8]), ARGV[at + 9]
+  if due > 0 then
+    kern_delay(ARGV[at + 6], ARGV[at + 7], due, ARGV[at], nil, record)
+  else
+    given_back[#given_back + 1] = { kern_parts(record) }
+  end
+  if note == '-' then
+    noted[#noted + 1] = ARGV[at + 1]
+  elseif note ~= '=' then
+    redis.call('HSET', notes, ARGV[at + 1], note)
+  end
+end
+
+local function put_aside(at, record)
+  local quarantine, key, copy = prefix .. 'kern.quarantine', ARGV[at + 6], 1
+  -- An earlier message of the same name stays.
+  while redis.call('HEXISTS', quarantine, key) == 1 do
+    copy = copy + 1
+    key = ARGV[at + 6] .. ':' .. copy
+  end
+  local list, start = kern_list(record)
+  local value = ARGV[at + 7] .. '\n' .. string.sub(record, start)
+  redis.call('HSET', quarantine, key, value)
+  redis.call('ZADD', prefix .. 'kern.quarantine_index', now, key)
+  redis.call('INCRBY', prefix .. 'kern.quarantine_bytes', #value)
+  redis.call('HINCRBY', prefix .. 'kern.quarantine_counts', list, 1)
+  noted[#noted + 1] = ARGV[at + 1]
 end
 
 for item = 1, count do
   local at = starts[item]
   local how, plan, publications = ARGV[at + 5], tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4])
   local plan_at = at + 6 + arguments_of[how]
-  local answer = 0
+  local answer, record = 0, nil
   if held[item] then
     answer = 1
     if how ~= 'R' or publications > 0 then
-      local problem = obstacle(at, how) or refusal(plan_at + plan, publications)
-      if problem then
-        answer = problem
-      end
+      local problem
+      problem, record = obstacle(at, how)
+      answer = problem or refusal(plan_at + plan, publications) or 1
     end
     if answer == 1 and plan > 0 then
       local _, written = kern_plan(ARGV, plan_at, home)
@@ -150,8 +145,12 @@ for item = 1, count do
       end
     end
     if type(answer) == 'number' then
-      if how ~= 'R' then
-        put_back(item, at, how)
+      if how == 'T' then
+        replace(at)
+      elseif how == 'G' then
+        give_back(at, record)
+      elseif how == 'Q' then
+        put_aside(at, record)
       end
       for publication = 0, publications - 1 do
         kern_send(ARGV, plan_at + plan + 9 * publication)

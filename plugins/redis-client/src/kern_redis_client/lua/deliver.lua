@@ -142,12 +142,13 @@ end
 
 -- Sending ----------------------------------------------------------------------------------------------------------
 
--- Until it is due. Whoever waits for an earlier time is woken.
-local function kern_delay(queue, suffix, due, entry, envelope)
+-- Until it is due. Whoever waits for an earlier time is woken. *record*: what is kept (record.lua), if that is known.
+local function kern_delay(queue, suffix, due, entry, envelope, record)
   local delayed, list = kern_prefix .. 'kern.delayed.' .. queue, kern_prefix .. queue .. suffix
   local added = redis.pcall('ZADD', delayed, due, entry)
   if type(added) == 'table' and added.err then return added.err end
-  redis.call('HSET', kern_prefix .. 'kern.delayed_messages.' .. queue, entry, #list .. ':' .. list .. envelope)
+  record = record or #list .. ':' .. list .. envelope
+  redis.call('HSET', kern_prefix .. 'kern.delayed_messages.' .. queue, entry, record)
   if redis.call('ZRANGE', delayed, 0, 0)[1] == entry then
     for _, worker in ipairs(redis.call('ZRANGE', kern_prefix .. 'kern.sentries.' .. queue, 0, -1)) do
       redis.call('PUBLISH', kern_prefix .. 'kern.ring.' .. worker, '')

@@ -287,9 +287,9 @@ class _Talk:
 
     def ask(self, *commands: Command) -> list[Any]:
         """The answer to each; errors in place."""
+        answers: list[Any] = []
         try:
             self._socket.sendall(b"".join(packed(command) for command in commands))
-            answers: list[Any] = []
             while len(answers) < len(commands):
                 answer = self._parser.gets()
                 if answer is NOTHING:
@@ -304,6 +304,8 @@ class _Talk:
                 Kind.UNSUITABLE, f"{self._name}: {self._where} is no Redis server, or speaks only TLS (rediss://)"
             ) from error
         except (OSError, EOFError) as error:
+            if answers and isinstance(answers[-1], Exception):
+                raise failure(answers[-1], self._name) from error  # why it hangs up
             raise unreachable(error, self._name, self._where, self._timeout, self._secure) from error
         return answers
 

@@ -132,6 +132,8 @@ _REFUSED = frozenset(_CODES) - {"WRONGTYPE", "UNBLOCKED"}
 #: Servers before 7.0 wrap what a command in a script was answered.
 _WRAPPED = re.compile(r"^ERR .*?(?:@user_script|user_script):? ?\d*:? *-?(?P<code>[A-Z]{3,}) ")
 _SCRIPT = re.compile(r"script: [0-9a-f]{40}|Error running script|Error compiling script")
+#: What a server says to a connection that is one too many, before it ends it.
+_CROWDED = "max number of clients reached"
 
 
 def code_of(answer: Exception) -> str:
@@ -153,6 +155,8 @@ def failure(answer: Exception, name: str) -> RedisError:
     said, code = str(answer), code_of(answer)
     line = mask_url(" ".join(said.split()))
     kind, text = _CODES.get(code, (Kind.OTHER, "{said}"))
+    if _CROWDED in said:
+        kind, text = Kind.NOT_READY, "the server takes no more connections; raise its maxclients, or use fewer"
     refused = code in _REFUSED or _SCRIPT.search(said) is None
     made = RedisError(kind, f"{name}: {text.replace('{said}', line)}", refused=refused)
     made.__cause__ = answer

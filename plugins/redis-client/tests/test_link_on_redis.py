@@ -130,7 +130,7 @@ def test_a_thousand_connections_leave_nothing_behind(
         assert growth[0] <= inside + 1
         link.stop()
     eventually(lambda: descriptors() <= before, f"all descriptors are closed: {before} before, {descriptors()} after")
-    eventually(lambda: threading.active_count() == threads, "all threads have ended")
+    eventually(lambda: threading.active_count() <= threads, "all threads have ended")
 
 
 def test_memory_does_not_grow_with_conversations(link: Link) -> None:

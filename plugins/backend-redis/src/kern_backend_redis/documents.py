@@ -6,6 +6,7 @@ So neither a state has to be believed from a setting, nor anything unpickled to 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from datetime import datetime
@@ -30,7 +31,7 @@ _MSGPACK = re.compile(rb"(?:[\x80-\x8f]|\xde..)\xa6status([\xa0-\xbf])", re.DOTA
 _PICKLE_4 = re.compile(rb"\x80[\x04\x05]\x95.{8}\}\x94\(\x8c\x06status\x94\x8c(.)", re.DOTALL)
 _PICKLE_2 = re.compile(rb"\x80[\x02\x03]\}q.\(X\x06\x00\x00\x00statusq.X(.)\x00\x00\x00", re.DOTALL)
 # Keys are sorted; in column 0 stand only those of the document itself.
-_YAML = re.compile(rb"^status: ([A-Za-z0-9_.-]+)$", re.MULTILINE)
+_YAML = re.compile(rb"^status: ([^'\"\n]+)$", re.MULTILINE)
 
 _YAML_TYPE, _MSGPACK_TYPE = CONTENT_TYPES["yaml"], CONTENT_TYPES["msgpack"]
 #: What shows its state if it is what it says.
@@ -79,8 +80,8 @@ class Reader:
             try:
                 head = (_read_head or _load_msgspec())(body)
             except Exception:
-                pass  # NaN and such: text that JSON has no word for, and of which the state is seen all the same
-            else:
+                head = _read_slowly(body)
+            if head is not None:
                 return Document(
                     task_id,
                     head.status,
@@ -113,15 +114,26 @@ def _date(text: str | None) -> datetime | None:
         return None
 
 
+def _read_slowly(body: bytes) -> Any:
+    """The same of text that only Python's JSON writes (NaN, half a surrogate pair); ``None``: it is no document."""
+    import msgspec
+
+    try:
+        return msgspec.convert(json.loads(body), _Head)
+    except (ValueError, RecursionError):
+        return None
+
+
 _read_head: Callable[[bytes], Any] | None = None
+_Head: Any = None
 
 
 def _load_msgspec() -> Callable[[bytes], Any]:
     # With the first document: a process that only writes results reads none.
-    global _read_head
+    global _read_head, _Head
     import msgspec
 
-    made = msgspec.defstruct(
+    _Head = msgspec.defstruct(
         "Head",
         [
             ("status", str),
@@ -133,5 +145,5 @@ def _load_msgspec() -> Callable[[bytes], Any]:
         ],
         gc=False,
     )
-    _read_head = msgspec.json.Decoder(made).decode
+    _read_head = msgspec.json.Decoder(_Head).decode
     return _read_head

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import import_module
 from typing import Any
 
 import attrs
@@ -68,7 +67,7 @@ class RedisResultSettings(Section):
     result_backend_transport_options: dict[str, Any] = setting(
         {},
         "Options of the result store's driver. The Redis driver knows global_keyprefix, result_chord_ordered, "
-        "retry_policy, additional_connection_errors, master_name, sentinel_kwargs, min_other_sentinels.",
+        "retry_policy, master_name, sentinel_kwargs, min_other_sentinels.",
     )
     result_failure_expires: float | None = setting(
         None,
@@ -118,10 +117,11 @@ _PASSED_ON = (
     "credential_provider",
     "allow_eviction",
 )
-_OWN = ("global_keyprefix", "result_chord_ordered", "retry_policy", "additional_connection_errors")
+_OWN = ("global_keyprefix", "result_chord_ordered", "retry_policy")
 
 #: Options of the broker that people repeat here, and such of Celery's as have nothing to do.
 _IDLE: Mapping[str, str] = {
+    "additional_connection_errors": "whatever keeps a connection from being made, it is tried again",
     "visibility_timeout": "leases belong to the broker",
     "max_connections": "a process has one connection to its result store",
     "retry_on_timeout": "what is safe to repeat is repeated",
@@ -151,8 +151,6 @@ class Options:
     claim_seconds: int
     ordered: bool
     max_retries: float
-    #: Further errors after which another attempt may help.
-    connection_errors: tuple[type[BaseException], ...]
     serializer: str
 
     @classmethod
@@ -187,7 +185,6 @@ class Options:
             claim_seconds=max(5, int(join_timeout * 2)),
             ordered=_flag(given, "result_chord_ordered", True),
             max_retries=_max_retries(given.get("retry_policy")),
-            connection_errors=_errors(given.get("additional_connection_errors")),
             serializer=(None if conf is None else conf.result_serializer) or "json",
         )
 
@@ -251,27 +248,3 @@ def _max_retries(given: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
         raise _bad("retry_policy", f"max_retries: expected a number, 0 or more, or none for no limit, not {value!r}")
     return float(value)
-
-
-def _errors(given: Any) -> tuple[type[BaseException], ...]:
-    """Classes, or their dotted names; as in Celery what is none is passed over, with a line in the log."""
-    if given is None:
-        return ()
-    if not isinstance(given, list | tuple | set | frozenset):
-        raise _bad("additional_connection_errors", "expected a list of exception classes or of their dotted names")
-    found: list[type[BaseException]] = []
-    for each in given:
-        cls = _imported(each) if isinstance(each, str) else each
-        if isinstance(cls, type) and issubclass(cls, BaseException):
-            found.append(cls)
-        else:
-            logger.warning("no exception class", option="additional_connection_errors", given=repr(each))
-    return tuple(found)
-
-
-def _imported(name: str) -> Any:
-    module, _, attribute = name.replace(":", ".").rpartition(".")
-    try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError):
-        return None

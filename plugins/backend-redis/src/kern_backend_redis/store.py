@@ -73,7 +73,7 @@ class RedisResultStore(ResultStore):
     document_form = DocumentForm.WHOLE
 
     def __init__(self, url: str, conf: Any = None) -> None:
-        self._options = options = Options.of(conf)
+        options = Options.of(conf)
         self.address = urls.parse(
             url if "://" in url else f"{url}://", options.connection, use_ssl=options.use_ssl, purpose=urls.STORE
         )
@@ -265,8 +265,6 @@ class RedisResultStore(ResultStore):
             return error
         if isinstance(error, RedisError):
             return self._backend_error(error)
-        if isinstance(error, self._options.connection_errors):
-            return BackendUnavailable(f"{self.url}: {error}")
         return error
 
     def _backend_error(self, error: RedisError) -> BackendError:

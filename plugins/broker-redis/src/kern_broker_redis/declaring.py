@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from kern.contracts.transport import TransportCapability
 from kern.errors import CapabilityMissing
 from kern.queues import Binding, QueueSpec
-from kern_broker_redis.fanout import Fanout
+from kern_broker_redis.fanout import Fanout, binding_key
 from kern_broker_redis.names import Names
 from kern_broker_redis.publishing import Publishing
 from kern_redis_client.failures import ConnectionLost, failure
@@ -77,8 +77,7 @@ class Declaring:
 
     def _bind(self, spec: QueueSpec, binding: Binding) -> list[Command]:
         names, exchange = self._names, binding.exchange
-        # Not the queue's name in place of an empty key: kombu binds with the key it was given.
-        routing_key = binding.routing_key
+        routing_key = binding_key(spec, binding)
         member = names.member(spec.name, routing_key, pattern_of(binding.exchange_type, routing_key))
         expires = (spec.queue_arguments or {}).get("x-expires")
         if expires:

@@ -15,7 +15,7 @@ import attrs
 
 from kern.contracts.port import Broadcast
 from kern.errors import DecodeError
-from kern.queues import QueueSpec
+from kern.queues import Binding, QueueSpec
 from kern.serialization import decode_json
 from kern_broker_redis.names import Names
 from kern_redis_client.envelope import decode
@@ -126,7 +126,7 @@ class Fanout:
                     continue
                 transient = spec.auto_delete or spec.exclusive
                 if self._worker:
-                    pattern = self._pattern(binding.exchange, binding.routing_key.replace("#", "*"))
+                    pattern = self._pattern(binding.exchange, binding_key(spec, binding).replace("#", "*"))
                     key = (binding.exchange, spec.name, pattern)
                     self._consumed[key] = _Consumed(binding.exchange, spec.name, pattern, transient)
                 elif not transient:
@@ -227,6 +227,12 @@ class Fanout:
                 for each in consumed
             ]
         )
+
+
+def binding_key(spec: QueueSpec, binding: Binding) -> str:
+    """The key of a binding as kombu has it: a queue of a fanout exchange that names none has none."""
+    unnamed = binding.exchange_type == "fanout" and not spec.routing_key and binding.routing_key == spec.name
+    return "" if unnamed else binding.routing_key
 
 
 def _flag(value: bool) -> str:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from kern import log
 from kern.contracts.port import Broadcast, Down, EventSink, Lost, Reply, TransportEvent, Up, Woken, failed
+from kern.contracts.records import Records
 from kern.contracts.transport import (
     Claim,
     Claimed,
@@ -56,6 +57,8 @@ from kern_broker_redis.settling import Settling
 from kern_redis_client.connect import open_link
 from kern_redis_client.failures import ConnectionLost, failure
 from kern_redis_client.link import Conversation
+from kern_redis_client.records import SCRIPTS as RECORD_SCRIPTS
+from kern_redis_client.records import RedisRecords
 from kern_redis_client.urls import BROKER, parse
 
 logger = log.get_logger("kern.connection")
@@ -87,6 +90,7 @@ class RedisTransport(Transport):
             TransportCapability.DELAY,
             TransportCapability.IDEMPOTENT_PUBLISH,
             TransportCapability.BROADCAST,
+            TransportCapability.RECORDS,
             TransportCapability.EXCHANGES,
             TransportCapability.PRESENCE,
             TransportCapability.PUSH,
@@ -111,6 +115,7 @@ class RedisTransport(Transport):
         self._publishing = Publishing(name, names, options.deadletter_queue)
         self._operating = Operating(name, names)
         self._quarantining = Quarantining(name, names)
+        self._records = RedisRecords(lambda: self._link, names, name)
         self._use(Owner(""))
         self._link = open_link(
             address,
@@ -118,7 +123,7 @@ class RedisTransport(Transport):
             on_push=self._on_push,
             on_down=self._on_down,
             on_up=self._on_up,
-            scripts=(*SCRIPTS, *WORKER_SCRIPTS),
+            scripts=(*SCRIPTS, *WORKER_SCRIPTS, *RECORD_SCRIPTS),
         )
 
     def _use(self, owner: Owner) -> None:
@@ -141,7 +146,14 @@ class RedisTransport(Transport):
             except RuntimeError:
                 pass  # driven by threads
             self._link.listen()
-        return self._link.start()
+        reply = self._link.start()
+        reply.add_done_callback(self._on_started)
+        return reply
+
+    def _on_started(self, reply: Reply[None]) -> None:
+        if reply.exception() is None and self._link.facts is not None and self._owner.role == "worker":
+            for warning in self._link.facts.warnings(BROKER):
+                logger.warning(warning, server=self.url)
 
     def stop(self) -> Reply[None]:
         stopped: Reply[None] = Future()
@@ -174,6 +186,7 @@ class RedisTransport(Transport):
                 raise failure(refused[0], self.url)
         yield from self._presences.restore()
         yield from self._fanout.restore()
+        yield from self._records.greet()
 
     def _leave(self) -> Conversation[None]:
         try:
@@ -190,10 +203,12 @@ class RedisTransport(Transport):
         """The channel on which others wake us."""
         return self._names.key(f"kern.ring.{self._owner.id}")
 
-    def _on_push(self, push: Sequence[Any]) -> None:
+    def _on_push(self, push: list[Any]) -> None:
         kind = push[0]
         if kind == b"invalidate" or (kind == b"message" and push[1] == self._ring.encode()):
             self._sink(Woken())
+            return
+        if self._records.take(push):
             return
         for heard in self._fanout.take(push):
             if isinstance(heard, Broadcast):
@@ -298,6 +313,11 @@ class RedisTransport(Transport):
 
     def drop(self, keys: Sequence[str]) -> Reply[int]:
         return self._link.converse(self._quarantining.drop(keys))
+
+    # -- records
+
+    def records(self) -> Records:
+        return self._records
 
 
 def _nobody(_event: TransportEvent) -> None:

@@ -1,4 +1,4 @@
--- Hand the messages of leases back to their lists, the first to come first; stands on record.lua.
+-- Hand the messages of leases back to their lists, the last to come next; stands on record.lua.
 --
 -- ARGV: prefix, whether also leases that have not expired ('1'); then of each lease its receipt, the key of its note, and
 --       the note ('': none).
@@ -9,7 +9,7 @@ local leases, index = prefix .. 'kern.leases', prefix .. 'kern.lease_index'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local count = 0
-for position = #ARGV - 2, 3, -3 do
+for position = 3, #ARGV, 3 do
   local receipt, note = ARGV[position], ARGV[position + 2]
   local leased_until = redis.call('ZSCORE', index, receipt)
   if leased_until and (everything or tonumber(leased_until) <= now) then

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from kern import log
 from kern.contracts.port import Reply
 from kern.errors import KernError
+from kern.worker.replies import awaited
 
 logger = log.get_logger("kern.worker")
 T = TypeVar("T")
@@ -53,7 +54,7 @@ async def until_answered(command: Callable[[], Reply[T]], complaint: str) -> tup
     again = False
     while True:
         try:
-            return await asyncio.wrap_future(command()), again
+            return await awaited(command()), again
         except KernError as error:
             again = True
             logger.warning(complaint, error=str(error))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from kern import log, seams
 from kern.contracts.transport import Claim, Transport
 from kern.errors import KernError
+from kern.worker.replies import awaited
 from kern.worker.state import FlightTable, Phase, RunTimes
 
 if TYPE_CHECKING:
@@ -146,7 +147,9 @@ class Claimer:
         self._admit = admit
         self._lease_seconds = lease_seconds
         self._changed = asyncio.Event()
-        self._woken = asyncio.Event()
+        #: Whether there may be messages that the last claim has not seen, and what a pause waits for.
+        self._woken = False
+        self._awake: asyncio.Future[None] | None = None
         #: How many queues had something for the last claim that brought anything.
         self._busy_queues = 1
         self.connected = True
@@ -156,7 +159,8 @@ class Claimer:
 
     def wake(self) -> None:
         """There may be messages."""
-        self._woken.set()
+        self._woken = True
+        self._end_pause(self._awake)
         self._changed.set()
 
     def room(self) -> None:
@@ -185,10 +189,10 @@ class Claimer:
             if claim is None:
                 await self._changed.wait()
                 continue
-            self._woken.clear()
+            self._woken = False
             seams.reached("claiming")
             try:
-                claimed = await asyncio.wrap_future(self._transport.claim(claim))
+                claimed = await awaited(self._transport.claim(claim))
             except KernError as error:
                 logger.warning("claim failed", error=str(error))
                 await self._pause(SAFETY_INTERVAL * random.uniform(0.5, 1.0))
@@ -218,7 +222,18 @@ class Claimer:
         return Claim(dict.fromkeys(queues, share), room, BYTE_BUDGET, self._lease_seconds)
 
     async def _pause(self, seconds: float) -> None:
+        """Until woken, *seconds* at most. Every call to an idle worker comes this way: no task and no event for it."""
+        if self._woken:
+            return
+        loop = asyncio.get_running_loop()
+        self._awake = awake = loop.create_future()
+        timer = loop.call_later(seconds, self._end_pause, awake)
         try:
-            await asyncio.wait_for(self._woken.wait(), seconds)
-        except TimeoutError:
-            pass
+            await awake
+        finally:
+            timer.cancel()
+
+    @staticmethod
+    def _end_pause(awake: asyncio.Future[None] | None) -> None:
+        if awake is not None and not awake.done():
+            awake.set_result(None)

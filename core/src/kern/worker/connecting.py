@@ -13,6 +13,7 @@ from kern.contracts.result_store import ResultStore
 from kern.contracts.transport import Transport
 from kern.errors import KernError
 from kern.settings import Settings
+from kern.worker.replies import awaited
 from kern.worker.stopping import StopRequest
 
 logger = log.get_logger("kern.worker")
@@ -66,7 +67,7 @@ class Patience:
 
     async def _unless_stopped(self, reply: Reply[None]) -> bool:
         """Wait for *reply*, or until told to stop."""
-        answered = asyncio.wrap_future(reply)
+        answered = awaited(reply)
         stopped = asyncio.ensure_future(self._stop.soon.wait())
         waited: list[asyncio.Future[Any]] = [answered, stopped]
         try:

@@ -18,6 +18,7 @@ from kern.worker.admission import Admission
 from kern.worker.chores import Chores, until_answered
 from kern.worker.dispatch import Dispatcher
 from kern.worker.endings import Endings
+from kern.worker.replies import awaited
 from kern.worker.settling import Pending, Settler
 from kern.worker.state import FlightTable, InFlight, Phase
 
@@ -173,7 +174,7 @@ class Intake:
         store = self._store()
         assert store is not None  # nobody asks without one
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(store.read(task_ids)), PATIENCE_WITH_STORE)
+            return await asyncio.wait_for(awaited(store.read(task_ids)), PATIENCE_WITH_STORE)
         except (KernError, TimeoutError) as error:
             logger.warning("stored results could not be read: tasks run again", tasks=len(task_ids), error=str(error))
             return {}

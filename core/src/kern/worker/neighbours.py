@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 
 from kern.contracts.transport import Transport, TransportCapability
 from kern.errors import KernError
 from kern.worker.chores import Chores
 from kern.worker.claiming import ConsumedQueues
+from kern.worker.replies import awaited
 
 
 class Neighbours:
@@ -39,7 +39,7 @@ class Neighbours:
 
     async def _look(self) -> None:
         try:
-            present = await asyncio.wrap_future(self._transport.presence())
+            present = await awaited(self._transport.presence())
         except KernError:
             return  # who cannot be asked is not known to be there; the heartbeat reports the connection
         ours = set(self._queues.active())

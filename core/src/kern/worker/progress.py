@@ -18,6 +18,7 @@ from kern.request import Request
 from kern.timeutil import clock
 from kern.worker.chores import Chores
 from kern.worker.endings import Endings
+from kern.worker.replies import awaited
 from kern.worker.state import InFlight
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Progress:
                 self._documents.clear()
                 plans = store.plan(batch, [()] * len(batch))
                 written = store.write([plan for plan in plans if plan is not None])
-                await asyncio.wait_for(asyncio.wrap_future(written), PATIENCE)
+                await asyncio.wait_for(awaited(written), PATIENCE)
         except Exception as error:
             logger.warning("the state STARTED could not be stored", error=repr(error))
         finally:

@@ -619,3 +619,19 @@ def test_a_death_is_told_as_what_it_is(bench: Bench) -> None:
     pool = bench.start(1)
     (receipt,) = pool.submit(bench.request("suicide"))
     assert isinstance(pool.end_of(receipt), Died)
+
+
+def test_without_a_zygote_and_without_a_name_the_pool_is_broken(bench: Bench, gate: Path) -> None:
+    """An application that cannot be loaded again: what runs may finish, then it is over, and the sentence says why."""
+    pool = bench.start(1)
+    (pid,) = bench.children(pool, 1)
+    running, waiting = pool.submit(bench.request("wait", str(gate)), bench.request("echo", 1))
+    pool.has_started(running)
+    os.kill(int(Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[1]), signal.SIGKILL)
+    broken = eventually(lambda: [e for e in pool.events if isinstance(e, PoolBroken)], "the pool has broken")
+    assert "forked from is gone" in broken[0].error
+    assert "-A module:attribute" in broken[0].error
+    assert not pool.death_of(waiting).started
+    gate.touch()
+    assert bench.result(pool, running) == pid
+    eventually(lambda: not exists(pid), "nothing is left")

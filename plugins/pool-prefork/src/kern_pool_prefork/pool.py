@@ -38,7 +38,7 @@ from kern.outcome import Outcome
 from kern.request import Request
 from kern.runner import Runner
 from kern_pool_prefork.settings import PreforkSettings
-from kern_process_host import Ending, Home, Host, OomCounter, Process, of_death
+from kern_process_host import Abandoned, Ending, Home, Host, OomCounter, Process, of_death
 from kern_process_host.descriptors import file_with, send, whole_file
 from kern_process_host.hosted import ANSWER, ANSWER_IN_FILE, DUMP, LEAVING, UP
 from kern_process_host.process import drain
@@ -112,6 +112,8 @@ class PreforkPool(Pool):
         self.slots = options.concurrency or cpu_count()
         conf = app.conf.section(PreforkSettings)
         self._alive_timeout = conf.worker_proc_alive_timeout
+        # Made before there are processes that share it, with all that has to be imported for it.
+        app.runner(options.hostname)
         self._host = Host(app, options.hostname, "kern_pool_prefork.child:serve", conf.worker_pool_start_method)
         self._home: Home | None = None
         self._sink: PoolSink = _nobody
@@ -167,20 +169,30 @@ class PreforkPool(Pool):
         self._do(self._recycle)
 
     def stop(self, timeout: float | None = None) -> Reply[None]:
-        if self._home is None:
-            if not self._ended.done():
-                self._host.abandon()
-                self._host.wait()
-                self._ended.set_result(None)
-        else:
-            self._do(self._stop, timeout)
+        if not self._ended.done():
+            try:
+                if self._home is None:
+                    raise Abandoned
+                self._home.do(self._stop, timeout)
+            except Abandoned:
+                self._give_up()
         return self._ended
+
+    def _give_up(self) -> None:
+        """There is no loop, or none any more: end at once."""
+        self._host.abandon()
+        self._host.wait()
+        if not self._ended.done():
+            self._ended.set_result(None)
 
     def _do(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """On the loop the pool lives on; nothing once it has ended."""
-        if self._home is None or self._ended.done() or self._home.gone:
+        if self._home is None or self._ended.done():
             return None
-        return self._home.do(function, *arguments)
+        try:
+            return self._home.do(function, *arguments)
+        except Abandoned:
+            return None
 
     def info(self) -> dict[str, Any]:
         children = [process for process in self._host.processes.values() if process.pid]

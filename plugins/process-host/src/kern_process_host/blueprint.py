@@ -6,7 +6,6 @@ import importlib
 import logging
 import marshal
 import sys
-from types import ModuleType
 from typing import Any
 
 import attrs
@@ -72,28 +71,23 @@ def _find(name: str) -> Kern:
 
 
 def _name_of(app: Kern) -> str | None:
-    for name, module in list(sys.modules.items()):
-        if name == "__main__" or not isinstance(module, ModuleType):
-            continue  # importing the main module anew would run the program again
-        for attribute, value in list(vars(module).items()):
-            if value is app:
-                return f"{name}:{attribute}"
-    return "" if _is_plain_application(app) else None
+    try:
+        return app.import_path
+    except ImproperlyConfigured:
+        return "" if _is_plain_application(app) else None
 
 
 def _is_plain_application(app: Kern) -> bool:
     """Whether it is the one that ``kern worker`` makes when nobody names another."""
-    if "click" not in sys.modules:
+    if "kern.cli.session" not in sys.modules:
         return False
-    import click
+    from kern.cli.session import current_session
 
-    context = click.get_current_context(silent=True)
-    if context is None:
+    try:
+        session = current_session()
+    except RuntimeError:  # there is no command
         return False
-    from kern.cli.session import Session
-
-    session = context.find_object(Session)
-    return session is not None and not session.named and session.app is app
+    return not session.named and session.app is app
 
 
 def _is_plain(value: Any) -> bool:

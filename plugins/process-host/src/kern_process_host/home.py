@@ -11,6 +11,10 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+class Abandoned(Exception):
+    """Nothing can be done on this loop any more."""
+
+
 class Home:
     """The loop that runs where this is made; where none does, one of its own in a thread.
 
@@ -19,6 +23,9 @@ class Home:
 
     def __init__(self) -> None:
         self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        #: Nothing can be done here any more.
+        self.left = False
         try:
             self.loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -33,12 +40,20 @@ class Home:
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_forever()
+            # What was asked for while it was left is still to be answered.
+            self.loop.call_soon(self.loop.stop)
+            self.loop.run_forever()
         finally:
             self.loop.close()
 
     def do(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call *function* on the loop; its answer."""
+        """Call *function* on the loop; its answer.
+
+        :raises Abandoned: it has been left, or has ended.
+        """
         if threading.get_ident() == self._resident:
+            if self.loop.is_closed():
+                raise Abandoned
             return function(*arguments)
         answer: Future[T] = Future()
 
@@ -48,15 +63,15 @@ class Home:
             except BaseException as error:
                 answer.set_exception(error)
 
-        self.loop.call_soon_threadsafe(call)
+        with self._lock:
+            if self.left or self.loop.is_closed():
+                raise Abandoned
+            self.loop.call_soon_threadsafe(call)
         return answer.result()
-
-    @property
-    def gone(self) -> bool:
-        """Nothing can be done here any more."""
-        return self.loop.is_closed()
 
     def leave(self) -> None:
         """The pool has ended; from the loop itself."""
+        with self._lock:
+            self.left = True
         if self._thread is not None:
             self.loop.stop()

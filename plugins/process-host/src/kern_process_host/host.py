@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import fcntl
+import gc
 import os
 import time
 import weakref
@@ -60,6 +62,8 @@ class Host:
     already, which importing the application must have started, forking is not safe, and fresh interpreters load the
     application again.
 
+    What is there is frozen: the garbage collector, which writes to all that it looks at, would otherwise unshare it.
+
     :param serve: ``module:function``, called in each process with its :class:`Hosted` and the body of its launch.
     :param method: ``fork`` or ``spawn``; ``None``: as is safe.
     :raises ImproperlyConfigured: ``spawn``, and the application cannot be loaded by a name.
@@ -87,7 +91,9 @@ class Host:
         self._closed = False
         _hosts.add(self)
         self._launcher: Launcher
+        self._froze = plan is None and not gc.get_freeze_count()
         if plan is None:
+            self._make_ready_to_share()
             self._launcher = ForkLauncher(self._forget_main, self._birth, self._on_zygote_lost)
         else:
             self._launcher = SpawnLauncher(plan, hostname, serve, self._shared)
@@ -114,6 +120,19 @@ class Host:
             threads=threads,
         )
         return plan
+
+    def _make_ready_to_share(self) -> None:
+        """What is written to after the fork is shared no longer: do now what would be done then."""
+        find_function(self._serve)
+        try:
+            _ = self._app.import_path
+        except ImproperlyConfigured:
+            pass
+        try:
+            ctypes.CDLL(None).malloc_trim(0)
+        except (AttributeError, OSError):
+            pass  # another C library
+        gc.freeze()
 
     # -- in the zygote and what it forks
 
@@ -179,6 +198,8 @@ class Host:
         """Let go of everything, from anywhere; the processes notice by themselves, and end."""
         if not self._closed:
             self._closed = True
+            if self._froze:
+                gc.unfreeze()
             _hosts.discard(self)
             self._close_main_ends()
             self.processes.clear()

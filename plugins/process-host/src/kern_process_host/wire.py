@@ -7,7 +7,9 @@ knows already.
 
 from __future__ import annotations
 
+import enum
 import marshal
+import typing
 from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
@@ -17,7 +19,6 @@ import msgspec
 
 from kern.message import Message, Publication
 from kern.outcome import (
-    Disposition,
     Document,
     Event,
     ExtendedFields,
@@ -73,24 +74,80 @@ def decode_request(data: bytes | memoryview) -> Request:
 
 # -- outcomes ----------------------------------------------------------------------------------------------------------
 
+#: Of what outcomes are made. Each is written as its place in this list, and its fields.
+_CLASSES: tuple[type[Any], ...] = (
+    Outcome,
+    Document,
+    ExtendedFields,
+    JoinPart,
+    Event,
+    Publication,
+    Message,
+    Release,
+    RetryAt,
+    GiveBack,
+    ParkUntil,
+    Quarantine,
+)
+_PLACES = {cls: place for place, cls in enumerate(_CLASSES)}
 _RELEASE = Release()
-#: Fields that the short form has.
+
+
+class _Form(enum.Enum):
+    """What a field holds."""
+
+    PLAIN = enum.auto()
+    OBJECT = enum.auto()
+    OBJECTS = enum.auto()
+
+
+def _form(hint: Any) -> _Form:
+    if typing.get_origin(hint) is tuple and typing.get_args(hint)[0] in _PLACES:
+        return _Form.OBJECTS
+    parts = typing.get_args(hint) or (hint,)
+    return _Form.OBJECT if any(part in _PLACES for part in parts) else _Form.PLAIN
+
+
+_FORMS = {
+    cls: tuple((field.name, _form(hints[field.name])) for field in attrs.fields(cls))
+    for cls, hints in ((cls, typing.get_type_hints(cls)) for cls in _CLASSES)
+}
+
+
+def _to_fields(value: Any) -> list[Any] | None:
+    if value is None:
+        return None
+    fields: list[Any] = [_PLACES[type(value)]]
+    for name, form in _FORMS[type(value)]:
+        part = getattr(value, name)
+        if form is _Form.OBJECT:
+            part = _to_fields(part)
+        elif form is _Form.OBJECTS:
+            part = [_to_fields(one) for one in part]
+        fields.append(part)
+    return fields
+
+
+def _from_fields(fields: list[Any] | None) -> Any:
+    if fields is None:
+        return None
+    cls, *parts = fields
+    cls = _CLASSES[cls]
+    for place, (_, form) in enumerate(_FORMS[cls]):
+        if form is _Form.OBJECT:
+            parts[place] = _from_fields(parts[place])
+        elif form is _Form.OBJECTS:
+            parts[place] = tuple(_from_fields(part) for part in parts[place])
+    return cls(*parts)
+
+
+#: Fields that the short form has, and those that the main process knows of the request; what the others are when
+#: nothing else happened.
 _SHORT = ("state", "runtime", "summary", "pid", "document")
-#: What the main process knows of the request.
 _KNOWN = ("receipt", "task_id", "task")
-_OUTCOME = [field.name for field in attrs.fields(Outcome)]
-_others = attrgetter(*[name for name in _OUTCOME if name not in (*_SHORT, *_KNOWN)])
-#: What they are when nothing else happened.
+_others = attrgetter(*[field.name for field in attrs.fields(Outcome) if field.name not in (*_SHORT, *_KNOWN)])
 _USUAL = _others(Outcome("", "", "", "", _RELEASE))
 _document_fields = attrgetter(*[field.name for field in attrs.fields(Document)])
-_extended_fields = attrgetter(*[field.name for field in attrs.fields(ExtendedFields)])
-_message_fields = attrgetter(*[field.name for field in attrs.fields(Message)])
-_publication_fields = attrgetter(*[field.name for field in attrs.fields(Publication)])
-_join_part_fields = attrgetter(*[field.name for field in attrs.fields(JoinPart)])
-_event_fields = attrgetter(*[field.name for field in attrs.fields(Event)])
-
-_EXTENDED = [field.name for field in attrs.fields(Document)].index("extended")
-_BODY = [field.name for field in attrs.fields(JoinPart)].index("body")
 
 
 def encode_outcome(job: int, request: Request, outcome: Outcome) -> bytes:
@@ -98,27 +155,17 @@ def encode_outcome(job: int, request: Request, outcome: Outcome) -> bytes:
 
     :raises ValueError: it holds what is not plain.
     """
+    document = outcome.document
     if (
         _others(outcome) == _USUAL
         and outcome.receipt == request.receipt
         and outcome.task_id == (request.id or "")
         and outcome.task == (request.task or "")
+        and (document is None or document.extended is None)
     ):
-        document = outcome.document
-        return encode(
-            (
-                job,
-                outcome.state,
-                outcome.runtime,
-                outcome.summary,
-                outcome.pid,
-                None if document is None else _document_to_fields(document),
-            )
-        )
-    fields = {name: getattr(outcome, name) for name in _OUTCOME}
-    for name, (to_fields, _) in _PARTS.items():
-        fields[name] = to_fields(fields[name])
-    return encode((job, fields, None))
+        stored = None if document is None else _document_fields(document)
+        return encode((job, outcome.state, outcome.runtime, outcome.summary, outcome.pid, stored))
+    return encode((job, _to_fields(outcome), None))
 
 
 def encode_fault(job: int, problem: str) -> bytes:
@@ -133,110 +180,18 @@ def decode_fault(fields: list[Any]) -> str | None:
 
 def decode_outcome(fields: list[Any], request: Request) -> Outcome:
     """The outcome of *request*, from what :func:`decode` made of it."""
-    if len(fields) == 6:
-        _, state, runtime, summary, pid, document = fields
-        return Outcome(
-            request.receipt,
-            request.id or "",
-            request.task or "",
-            state,
-            _RELEASE,
-            None if document is None else _document_from_fields(document),
-            runtime=runtime,
-            pid=pid,
-            summary=summary,
-        )
-    whole = fields[1]
-    for name, (_, from_fields) in _PARTS.items():
-        whole[name] = from_fields(whole[name])
-    return Outcome(**whole)
-
-
-def _document_to_fields(document: Document | None) -> tuple[Any, ...] | None:
-    if document is None:
-        return None
-    fields: tuple[Any, ...] = _document_fields(document)
-    if document.extended is not None:
-        extended = _extended_fields(document.extended)
-        fields = (*fields[:_EXTENDED], extended, *fields[_EXTENDED + 1 :])
-    return fields
-
-
-def _document_from_fields(fields: list[Any] | None) -> Document | None:
-    if fields is None:
-        return None
-    if fields[_EXTENDED] is not None:
-        fields[_EXTENDED] = ExtendedFields(*fields[_EXTENDED])
-    return Document(*fields)
-
-
-def _publication_to_fields(publication: Publication) -> tuple[Any, ...]:
-    message, *rest = _publication_fields(publication)
-    return (_message_fields(message), *rest)
-
-
-def _publication_from_fields(fields: list[Any]) -> Publication:
-    message, *rest = fields
-    return Publication(Message(*message), *rest)
-
-
-def _join_part_to_fields(part: JoinPart) -> list[Any]:
-    fields = list(_join_part_fields(part))
-    if part.body is not None:
-        fields[_BODY] = _publication_to_fields(part.body)
-    return fields
-
-
-def _join_part_from_fields(fields: list[Any]) -> JoinPart:
-    if fields[_BODY] is not None:
-        fields[_BODY] = _publication_from_fields(fields[_BODY])
-    return JoinPart(*fields)
-
-
-def _disposition_to_fields(disposition: Disposition) -> tuple[Any, ...]:
-    match disposition:
-        case Release():
-            return ("release",)
-        case RetryAt(message, due):
-            return ("retry", _message_fields(message), due)
-        case GiveBack(blamed, due, suspect):
-            return ("back", blamed, due, suspect)
-        case ParkUntil(due, reason, since):
-            return ("park", due, reason, since)
-        case Quarantine(reason, evidence):
-            return ("quarantine", reason, dict(evidence))
-
-
-def _disposition_from_fields(fields: list[Any]) -> Disposition:
-    match fields:
-        case ["retry", message, due]:
-            return RetryAt(Message(*message), due)
-        case ["back", *rest]:
-            return GiveBack(*rest)
-        case ["park", *rest]:
-            return ParkUntil(*rest)
-        case ["quarantine", reason, evidence]:
-            return Quarantine(reason, evidence)
-        case _:
-            return _RELEASE
-
-
-_Convert = Callable[[Any], Any]
-
-
-def _each(to_fields: _Convert, from_fields: _Convert) -> tuple[_Convert, _Convert]:
-    return (
-        lambda values: [to_fields(value) for value in values],
-        lambda values: tuple(from_fields(value) for value in values),
+    if len(fields) == 3:
+        outcome: Outcome = _from_fields(fields[1])
+        return outcome
+    _, state, runtime, summary, pid, document = fields
+    return Outcome(
+        request.receipt,
+        request.id or "",
+        request.task or "",
+        state,
+        _RELEASE,
+        None if document is None else Document(*document),
+        runtime=runtime,
+        pid=pid,
+        summary=summary,
     )
-
-
-#: How fields that are no plain values are written, and read.
-_PARTS: dict[str, tuple[_Convert, _Convert]] = {
-    "disposition": (_disposition_to_fields, _disposition_from_fields),
-    "document": (_document_to_fields, _document_from_fields),
-    "documents": _each(_document_to_fields, _document_from_fields),
-    "follow_ups": _each(_publication_to_fields, _publication_from_fields),
-    "join_parts": _each(_join_part_to_fields, _join_part_from_fields),
-    "events": _each(_event_fields, lambda fields: Event(*fields)),
-}

@@ -97,6 +97,7 @@ class Kern:
         self._finalizing = False
         self._discovery = Discovery()
         self._imported = False
+        self._import_path = ""
         given = {"broker_url": broker, "result_backend": backend, "include": include and tuple(include)}
         self._conf = Settings(
             (*CORE_SECTIONS, RoutingSettings, ResultClientSettings),
@@ -111,7 +112,9 @@ class Kern:
         #: Where calls go, by the settings as they are at each call.
         self.router = Router(self._conf)
         #: The connection of this process's callers to the broker.
-        self.connection = Connection(lambda attempt: self.make_transport(attempt, write=True))
+        self.connection = Connection(
+            lambda attempt: self.make_transport(attempt, write=True), lambda: len(self.broker_urls(write=True))
+        )
         #: The client of the result store.
         self.backend = ResultClient(self)
         self._publisher = Publisher(self, self.connection)
@@ -389,12 +392,17 @@ class Kern:
 
         :raises ImproperlyConfigured: no module has it as an attribute.
         """
+        # Remembered: to look at everything in every module unshares the memory of processes that were forked.
+        module_name, _, attribute = self._import_path.partition(":")
+        if getattr(sys.modules.get(module_name), attribute or "-", None) is self:
+            return self._import_path
         for module_name, module in list(sys.modules.items()):
             if module is None or module_name == "__main__":
                 continue
             for attribute, value in list(vars(module).items()) if isinstance(module, ModuleType) else ():
                 if value is self:
-                    return f"{module_name}:{attribute}"
+                    self._import_path = f"{module_name}:{attribute}"
+                    return self._import_path
         raise ImproperlyConfigured("no importable module holds this application, so its tasks cannot be pickled")
 
     # -- modules -------------------------------------------------------------------------------------------------------

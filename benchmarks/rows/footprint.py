@@ -12,6 +12,8 @@ Measure = Callable[[Arena], tuple[float, ...]]
 
 #: Executions after which every process of a worker has touched what it needs.
 WARM = 500
+#: Seconds after which a new connection is in use.
+SETTLED = 0.02
 
 
 def idle(arena: Arena) -> tuple[float, ...]:
@@ -55,6 +57,8 @@ def growth(tasks: int, pool_processes: int = 2, reconnects: int = 0) -> Measure:
     """
 
     def measure(arena: Arena) -> tuple[float, ...]:
+        if reconnects:
+            arena.environment["BENCH_HASTY"] = "1"
         with arena.worker(pool_processes) as worker:
             _run(arena, 20_000)
             if reconnects:
@@ -86,12 +90,22 @@ def _run(arena: Arena, number: int) -> None:
 
 
 def _cut(arena: Arena, times: int) -> None:
-    """Cut every connection of the worker so many times, each time it has made new ones."""
+    """Cut every connection of the worker so many times, each time it has made new ones and greeted on them."""
     until = time.perf_counter() + PATIENCE
     for done in range(times):
-        while not (clients := arena.redis.clients()):
-            if time.perf_counter() > until:
-                raise TimeoutError(f"{done} of {times} reconnects after {PATIENCE:g} s")
-            time.sleep(0.001)
-        for client in clients:
+        for client in _settled_clients(arena, until, f"{done} of {times} reconnects"):
             arena.redis.command("CLIENT", "KILL", "ID", client)
+
+
+def _settled_clients(arena: Arena, until: float, progress: str) -> set[str]:
+    """Connections of the worker, once they have been the same for :data:`SETTLED` seconds."""
+    seen: set[str] = set()
+    since = time.perf_counter()
+    while not seen or time.perf_counter() - since < SETTLED:
+        if time.perf_counter() > until:
+            raise TimeoutError(f"{progress} after {PATIENCE:g} s")
+        clients = arena.redis.clients()
+        if clients != seen:
+            seen, since = clients, time.perf_counter()
+        time.sleep(0.002)
+    return seen

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from collections import defaultdict
 from collections.abc import Callable
 
 from benchmarks.arena import Arena
@@ -34,10 +36,12 @@ def crowd(workers: int, seconds: float = 10.0) -> Measure:
 
 
 def longest_script(small: int, large: int, together: int) -> Measure:
-    """Milliseconds of the longest run of one script, while a worker drains so many small messages, so many large ones,
-    and so many delayed ones that are due at the same moment.
+    """Milliseconds for which a script blocks Redis, while a worker drains so many small messages, so many large ones,
+    and so many delayed ones that are due at the same moment: the longest run, and the 95th percentile of the runs of
+    the script that takes longest.
 
-    Redis has a core of its own, where there are several: its clock goes on while it waits for one.
+    Their clock goes on while Redis waits for a core: it has one of its own, where there are several, and precedence
+    where we may give it. What else the machine does is in the longest run all the same; the percentile is the script.
     """
 
     def measure(arena: Arena) -> tuple[float, ...]:
@@ -46,6 +50,8 @@ def longest_script(small: int, large: int, together: int) -> Measure:
         redis = arena.redis
         redis.command("CONFIG", "SET", "slowlog-log-slower-than", str(_NOTED), "slowlog-max-len", "100000")
         try:
+            with contextlib.suppress(PermissionError):
+                os.setpriority(os.PRIO_PROCESS, arena.place.pid, -10)
             if len(cores) > 1:
                 os.sched_setaffinity(arena.place.pid, cores[:1])
                 os.sched_setaffinity(0, cores[1:])  # and so has everybody we start
@@ -59,7 +65,11 @@ def longest_script(small: int, large: int, together: int) -> Measure:
         finally:
             os.sched_setaffinity(0, cores)
         noted = redis.command("SLOWLOG", "GET", "-1")
-        longest = [int(entry[2]) for entry in noted if str(entry[3][0]).upper() in _SCRIPTS]
-        return (max(longest, default=_NOTED) / 1000,)
+        runs: defaultdict[str, list[int]] = defaultdict(lambda: [_NOTED])
+        for entry in noted:
+            if str(entry[3][0]).upper() in _SCRIPTS:
+                runs[entry[3][1]].append(int(entry[2]))
+        longest = [(max(each), sorted(each)[int(len(each) * 0.95)]) for each in runs.values()]
+        return tuple(max(column) / 1000 for column in zip(*longest, strict=True)) or (_NOTED / 1000, _NOTED / 1000)
 
     return measure

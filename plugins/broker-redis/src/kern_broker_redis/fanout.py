@@ -34,6 +34,8 @@ class _Consumed:
 
     exchange: str
     queue: str
+    #: Its binding, as it stands in the exchange's table.
+    member: str
     #: The channel to listen on, as a pattern.
     pattern: str
     #: It lasts as long as its consumer.
@@ -126,9 +128,11 @@ class Fanout:
                     continue
                 transient = spec.auto_delete or spec.exclusive
                 if self._worker:
-                    pattern = self._pattern(binding.exchange, binding_key(spec, binding).replace("#", "*"))
+                    routing_key = binding_key(spec, binding)
+                    member = self._names.member(spec.name, routing_key)
+                    pattern = self._pattern(binding.exchange, routing_key.replace("#", "*"))
                     key = (binding.exchange, spec.name, pattern)
-                    self._consumed[key] = _Consumed(binding.exchange, spec.name, pattern, transient)
+                    self._consumed[key] = _Consumed(binding.exchange, spec.name, member, pattern, transient)
                 elif not transient:
                     lasting += (binding.exchange, spec.name, "")
         if lasting:
@@ -153,9 +157,8 @@ class Fanout:
             if consumed.queue not in others:
                 commands.append(("ZREM", self._names.fanout_queues(consumed.exchange), consumed.queue))
                 commands.append(("UNLINK", *self._names.lists(consumed.queue)))
-                member = self._names.member(consumed.queue)
-                commands.append(("SREM", self._names.binding(consumed.exchange), member))
-                commands.append(("SREM", self._names.permanent_binding(consumed.exchange), member))
+                commands.append(("SREM", self._names.binding(consumed.exchange), consumed.member))
+                commands.append(("SREM", self._names.permanent_binding(consumed.exchange), consumed.member))
         if commands:
             yield commands
 

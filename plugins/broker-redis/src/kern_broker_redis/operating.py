@@ -203,7 +203,10 @@ class Operating:
             start += len(raws)
             size = _next_size(raws)
             if found:
-                removed = yield from self._ask([("LREM", key, 1, raw) for raw in found])
+                (length,) = yield from self._ask([("LLEN", key)])
+                # Looked for from the nearer end.
+                direction = 1 if 2 * start < length else -1
+                removed = yield from self._ask([("LREM", key, direction, raw) for raw in found])
                 yield from self._forget(
                     envelope for envelope, gone in zip(found.values(), removed, strict=True) if gone
                 )

@@ -16,7 +16,7 @@ from typing import TypeVar
 from uuid import uuid4
 
 from kern import log
-from kern.contracts.port import Reply
+from kern.contracts.port import Down, Reply, TransportEvent, Up
 from kern.contracts.transport import Owner, Transport
 from kern.errors import TransportError
 from kern.queues import QueueSpec
@@ -31,12 +31,16 @@ FAREWELL = 2.0
 class Connection:
     """One connection to the broker, shared by all threads of a process.
 
-    :param make: makes the transport; told how many of those before it could not be started.
+    :param make: makes the transport; told how many of those before it could not be started, or were given up.
+    :param alternatives: how many brokers there are: where there are several, one that is away is given up at once.
     """
 
-    def __init__(self, make: Callable[[int], Transport]) -> None:
+    def __init__(self, make: Callable[[int], Transport], alternatives: Callable[[], int] = lambda: 1) -> None:
         self._make = make
+        self._alternatives = alternatives
         self._failures = 0
+        #: The transport whose connection is broken at this moment.
+        self._down: Transport | None = None
         self._lock = threading.Lock()
         self._port: Transport | None = None
         self._started: Reply[None] | None = None
@@ -53,13 +57,25 @@ class Connection:
             if self._started is not None and self._started.done() and self._started.exception() is not None:
                 self._failures += 1
                 self._port = None
+            if self._port is not None and self._port is self._down and self._alternatives() > 1:
+                logger.warning("the broker is away, the next one is tried", url=self._port.url)
+                self._port.stop()
+                self._failures += 1
+                self._port = None
             if self._port is None:
-                self._port = self._make(self._failures)
+                port = self._port = self._make(self._failures)
                 self._declared = set()
                 owner = Owner(f"client:{os.getpid()}:{uuid4().hex[:8]}")
-                self._started = self._port.start(owner, lambda _event: None)
+                self._started = port.start(owner, lambda event: self._hear(port, event))
             assert self._started is not None
             return self._port, self._started
+
+    def _hear(self, port: Transport, event: TransportEvent) -> None:
+        """From any thread."""
+        if isinstance(event, Down):
+            self._down = port
+        elif isinstance(event, Up) and self._down is port:
+            self._down = None
 
     def port(self, timeout: float) -> Transport:
         """The connected port; blocks.

@@ -189,18 +189,6 @@ def test_after_a_reconnect_leases_are_renewed_before_anything_is_claimed(bench: 
     go_on.set()
 
 
-@pytest.mark.parametrize("config", [SHORT])
-def test_a_broker_that_never_answers_ends_the_worker(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Alive and consuming nothing is the worst of all: it says so, and exits with an error to be started again."""
-    monkeypatch.setattr("kern.worker.leases.STALLED", 0.5)
-    monkeypatch.setattr("kern.worker.worker.WRITE_FAREWELL", 0.2)
-    running = bench.worker(lambda b: b.transport.gates["renew"].shut())
-    eventually(lambda: not running.alive, "the worker has ended")
-    assert running.worker.exit_code == 1
-    bench.workers.clear()
-    bench.transport.gates["renew"].open()
-
-
 def test_a_worker_that_is_stopped_for_longer_than_its_lease_is_fenced(bench: Any) -> None:
     """Its task was run by another meanwhile; its own outcome changes nothing of what that one stored."""
     turn, go_on = [0], threading.Event()

@@ -14,6 +14,7 @@ module and takes a batch to a batch:
 `blame`        whose fault a death was; `endings`: the outcomes that the worker makes itself
 `settling`     outcomes into result store and broker, in that order or in one step
 `leases`       renewal, and recovery of what dead workers held
+`link`         the connection to the broker, which can be made anew; `watchdog`: when it has to be
 =============  ========================================================================================
 
 `flow` puts them together, over the table of what is in flight (`state`). `worker` is the life around it: `connecting`,

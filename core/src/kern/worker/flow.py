@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
@@ -20,6 +21,7 @@ from kern.contracts.pool import Died, Finished, Pool, PoolBroken, PoolCapability
 from kern.contracts.port import Down, Lost, TransportEvent, Up, Woken
 from kern.contracts.result_store import ResultStore
 from kern.contracts.transport import Owner, SettleStatus, Transport
+from kern.delivery import Delivery
 from kern.outcome import Document, GiveBack, Outcome, Quarantine, RetryAt
 from kern.settings import Settings
 from kern.worker.admission import Admission
@@ -29,12 +31,13 @@ from kern.worker.claiming import Claimer, ConsumedQueues, Room
 from kern.worker.dispatch import Dispatcher
 from kern.worker.endings import Endings
 from kern.worker.intake import Intake
-from kern.worker.leases import STALLED, LeaseKeeper
+from kern.worker.leases import LeaseKeeper
 from kern.worker.limits import HardLimits
 from kern.worker.neighbours import Neighbours
 from kern.worker.progress import Progress
 from kern.worker.settling import Pending, Settler
 from kern.worker.state import FlightTable, InFlight, Phase, RunTimes
+from kern.worker.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from kern.app import Kern
@@ -66,10 +69,15 @@ class Flow:
         queues: ConsumedQueues,
         chores: Chores,
         failed: Callable[[str, BaseException | str], None],
+        mend: Callable[[], Coroutine[Any, Any, None]],
     ) -> None:
+        """
+        :param mend: makes the connection to the broker anew.
+        """
         self._app = app
         self._conf = conf
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._store = store
         self._pool = pool
         self._chores = chores
@@ -80,6 +88,8 @@ class Flow:
         self._settled_wanted = app.plugins.listens("kern_settled")
         #: Settled outcomes by state.
         self.totals: dict[str, int] = {}
+        #: Messages that were claimed.
+        self.received = 0
         #: Outcomes that came to nothing, for their lease was lost.
         self.fenced = 0
         #: Set while nothing runs here, once the flow has been closed.
@@ -120,7 +130,7 @@ class Flow:
             transport,
             self.flights,
             self._on_lease_lost,
-            lambda: failed("broker", f"it has not answered for {STALLED:g} s"),
+            lambda: chores.spawn("mend", self._watchdog.bark("the broker does not answer")),
             conf.worker_lease_seconds,
             conf.worker_heartbeat,
         )
@@ -138,13 +148,30 @@ class Flow:
             self.flights,
             room,
             lambda: self.settler.has_room,
-            self.intake.take,
+            self._take,
             conf.worker_lease_seconds,
         )
+        self._watchdog = Watchdog(
+            transport,
+            queues,
+            lambda: bool(queues.active()) and self.why_not_claiming is None and room.left() > 0,
+            lambda: self.received,
+            mend,
+            lambda what: failed("broker", what),
+        )
+
+    def _take(self, deliveries: Sequence[Delivery]) -> None:
+        self.received += len(deliveries)
+        self.intake.take(deliveries)
 
     def stages(self) -> dict[str, Coroutine[Any, Any, None]]:
         """What has to run all the time, by name."""
-        return {"claim": self.claimer.run(), "settle": self.settler.run(), "leases": self.leases.run()}
+        return {
+            "claim": self.claimer.run(),
+            "settle": self.settler.run(),
+            "leases": self.leases.run(),
+            "watchdog": self._watchdog.run(),
+        }
 
     def store(self) -> ResultStore | None:
         """The result store in use."""
@@ -197,10 +224,17 @@ class Flow:
 
     def transport_sink(self, event: TransportEvent) -> None:
         """From any thread."""
+        self._soon(self._on_transport_event, event)
+
+    def _soon(self, callback: Callable[..., None], *arguments: Any) -> None:
+        """Have the loop call it; a driver that lives on the loop need not wake it."""
+        if threading.get_ident() == self._thread:
+            self._loop.call_soon(callback, *arguments)
+            return
         try:
-            self._loop.call_soon_threadsafe(self._on_transport_event, event)
+            self._loop.call_soon_threadsafe(callback, *arguments)
         except RuntimeError:
-            pass  # the loop has ended, and nobody needs to know any more
+            pass  # the loop has ended: the worker stopped at once, and its leases tell the rest
 
     def _on_transport_event(self, event: TransportEvent) -> None:
         if isinstance(event, Woken):
@@ -224,10 +258,7 @@ class Flow:
         self._pool_events.extend(events)
         if not self._pool_scheduled:
             self._pool_scheduled = True
-            try:
-                self._loop.call_soon_threadsafe(self._on_pool_events)
-            except RuntimeError:
-                pass  # the loop has ended: the worker stopped at once, and its leases tell the rest
+            self._soon(self._on_pool_events)
 
     def _on_pool_events(self) -> None:
         self._pool_scheduled = False

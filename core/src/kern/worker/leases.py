@@ -8,19 +8,20 @@ from collections.abc import Callable, Iterable
 from kern import log
 from kern.contracts.transport import Transport
 from kern.errors import KernError
+from kern.worker.replies import awaited
 from kern.worker.state import FlightTable, InFlight, Phase
 
 logger = log.get_logger("kern.worker")
 
-#: Seconds that a broker may leave a heartbeat unanswered, on a connection that it keeps, before the worker gives up.
-STALLED = 120.0
+#: Seconds that a broker may leave a heartbeat unanswered, on a connection that it keeps, before something is done.
+STALLED = 60.0
 
 
 class LeaseKeeper:
     """Renews what is held with each heartbeat, reports what is lost, and hands back what dead workers held.
 
     :param on_lost: told of each entry whose lease is somebody else's now.
-    :param on_stalled: told once that the broker has not answered for :data:`STALLED` seconds.
+    :param on_stalled: told that the broker has not answered for :data:`STALLED` seconds, each time that is so.
     """
 
     def __init__(
@@ -52,23 +53,26 @@ class LeaseKeeper:
                     await asyncio.wait([beat], timeout=self._heartbeat)
                     if not self.connected:
                         began = loop.time()  # the driver knows, and is at work
-                    elif not beat.done():
-                        self._complain(loop.time() - began)
+                    elif not beat.done() and self._complain(loop.time() - began):
+                        began = loop.time()
             finally:
                 beat.cancel()
             beat.result()
 
-    def _complain(self, silence: float) -> None:
+    def _complain(self, silence: float) -> bool:
+        """Whether it has been for too long."""
         logger.warning("the broker has not answered the heartbeat", seconds=round(silence, 1))
         if silence > STALLED:
             self._on_stalled()
+            return True
+        return False
 
     async def beat(self) -> None:
         """Renew once, then hand back what dead workers held."""
         try:
-            lost = await asyncio.wrap_future(self._transport.renew(self._flights.leased(), self._lease_seconds))
+            lost = await awaited(self._transport.renew(self._flights.leased(), self._lease_seconds))
             self.lost(lost)
-            recovered = await asyncio.wrap_future(self._transport.recover())
+            recovered = await awaited(self._transport.recover())
         except KernError as error:
             logger.warning("heartbeat failed", error=str(error))
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import socket
 from collections.abc import Callable, Coroutine, Sequence
@@ -21,6 +20,8 @@ from kern.worker.chores import Chores
 from kern.worker.claiming import ConsumedQueues
 from kern.worker.connecting import Patience
 from kern.worker.flow import Flow
+from kern.worker.link import BrokerLink
+from kern.worker.replies import awaited
 from kern.worker.services import Services
 from kern.worker.solo import SoloPool
 from kern.worker.stopping import StopRequest
@@ -146,7 +147,7 @@ class Worker:
         :raises kern.errors.TransportError: the broker could not declare it.
         """
         spec = self.app.queue_spec(queue)
-        await asyncio.wrap_future(self.transport.declare([spec]))
+        await awaited(self.transport.declare([spec]))
         self.queues.add(spec.name)
 
     def cancel_queue(self, name: str) -> None:
@@ -187,7 +188,7 @@ class Worker:
         assert self.flow is not None
         flow, stages = self.flow, list[asyncio.Task[None]]()
         try:
-            await asyncio.wrap_future(self.pool.start(self.app.runner(self.hostname), flow.pool_sink))
+            await awaited(self.pool.start(self.app.runner(self.hostname), flow.pool_sink))
             await self._services.start(self, self._chores)
             if self.store is not None and StoreCapability.AUTO_EXPIRE not in self.store.capabilities:
                 self._chores.spawn("sweep", self._sweep())
@@ -210,26 +211,33 @@ class Worker:
         """Reach broker and result store, patiently if so configured; ``False`` if told to stop meanwhile."""
         owner = Owner(self.id, self.hostname, "worker")
         patience = Patience(self.conf, self.stop_request)
-        attempts = itertools.count(1)  # of several brokers the next is tried
-        transport = await patience.reach(
-            lambda: self.app.make_transport(next(attempts)),
-            lambda port: port.start(owner, self._transport_sink),
-            "broker",
-            self.transport,
-        )
-        if transport is None:
+        link = BrokerLink(self.app.make_transport, owner, self._transport_sink)
+        port = await patience.reach(link.another, link.begin, "broker", self.transport)
+        if port is None:
             return False
-        self.transport = transport
-        await asyncio.wrap_future(transport.declare(self.queue_specs))
+        link.use(port)
+        transport = self.transport = link
+        await awaited(transport.declare(self.queue_specs))
         if self._purge:
             for spec in self.queue_specs:
-                count = await asyncio.wrap_future(transport.purge(spec.name))
+                count = await awaited(transport.purge(spec.name))
                 logger.info("queue purged", queue=spec.name, messages=count)
         await self._announce()
         reached = await self._reach_store_once()
         self.flow = Flow(
-            self.app, self.conf, owner, transport, self.store, self.pool, self.queues, self._chores, self._failed
+            self.app,
+            self.conf,
+            owner,
+            transport,
+            self.store,
+            self.pool,
+            self.queues,
+            self._chores,
+            self._failed,
+            link.replace,
         )
+        if len(self.app.broker_urls()) > 1:
+            self._chores.spawn("fail over", link.fail_over())
         if not reached:
             self._chores.spawn("reach the result store", self._reach_store(patience))
         return not self.stop_request.soon.is_set()
@@ -242,7 +250,7 @@ class Worker:
         if self.store is None:
             return True
         try:
-            await asyncio.wrap_future(self.store.start(_nobody))
+            await awaited(self.store.start(_nobody))
         except KernError as error:
             if not getattr(error, "retryable", False):
                 raise
@@ -268,7 +276,7 @@ class Worker:
             return
         facts = {"pid": os.getpid(), "pool": self.pool_name, "slots": self.pool.slots}
         try:
-            await asyncio.wrap_future(self.transport.announce(self.queues.names(), facts))
+            await awaited(self.transport.announce(self.queues.names(), facts))
         except KernError as error:
             logger.warning("others could not be told of this worker", error=str(error))
 
@@ -278,7 +286,7 @@ class Worker:
             self.flow.transport_sink(event)
 
     async def _disconnect(self) -> None:
-        closing = [asyncio.wrap_future(port.stop()) for port in (self.transport, self.store) if port is not None]
+        closing = [awaited(port.stop()) for port in (self.transport, self.store) if port is not None]
         closed, late = await asyncio.wait(closing, timeout=CLOSE_FAREWELL)
         if late:
             logger.debug("connections did not close in time", connections=len(late))
@@ -316,7 +324,7 @@ class Worker:
         interrupted = flow.interrupt()
         if interrupted:
             logger.warning("tasks interrupted and handed back", tasks=[entry.task_id for entry in interrupted])
-        ended = asyncio.ensure_future(asyncio.wrap_future(self.pool.stop(0.0 if interrupted else POOL_FAREWELL)))
+        ended = asyncio.ensure_future(awaited(self.pool.stop(0.0 if interrupted else POOL_FAREWELL)))
         await asyncio.wait([ended], timeout=POOL_FAREWELL)
         if not ended.done():
             logger.warning("the pool did not end in time", pool=self.pool_name)
@@ -334,7 +342,7 @@ class Worker:
         """Delete expired results where the server does not."""
         while True:
             try:
-                if self.store is not None and (swept := await asyncio.wrap_future(self.store.sweep())):
+                if self.store is not None and (swept := await awaited(self.store.sweep())):
                     logger.debug("expired results deleted", results=swept)
             except KernError as error:
                 logger.warning("expired results could not be deleted", error=str(error))

@@ -603,7 +603,7 @@ def test_stopping_wakes_whoever_waits(server: FakeServer) -> None:
     link.start().result(20)
     replies = [link.converse(say(("A",))) for _ in range(5)]
     waiting = [in_background(reply) for reply in replies]
-    eventually(lambda: link._wire is not None and link._wire.reading, "one of them reads")
+    eventually(lambda: link._wire is not None and bool(link._wire.reader), "one of them reads")
     link.stop()
     link.stop()  # twice is fine
     for thread in waiting:
@@ -650,7 +650,7 @@ def test_who_waits_for_something_else_is_woken_by_it(server: FakeServer, link: L
     """A reply that somebody else completes ends the wait of a thread that sleeps on the socket."""
     foreign: Reply[str] = Reply()
     waiting = in_background_drive(link, foreign)
-    eventually(lambda: link._wire is not None and link._wire.reading, "the thread reads")
+    eventually(lambda: link._wire is not None and bool(link._wire.reader), "the thread reads")
     began = time.monotonic()
     foreign.set_result("done")
     waiting.join(20)

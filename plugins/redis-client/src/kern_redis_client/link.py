@@ -243,8 +243,8 @@ class Link:
                     self._begin(wire, exchange)
                     if wire.out:
                         self._flush(wire)
-                except BaseException as error:  # nobody knows how far it came
-                    self._lose(wire, lost(self._name, f"was given up: {type(error).__name__}"))
+                except BaseException as error:
+                    self._interrupted(wire, error)
                     raise
                 finally:
                     self._depth -= 1
@@ -288,32 +288,24 @@ class Link:
             left = 1.0 if until is None else min(until - time.monotonic(), 1.0)
             if left <= 0:
                 return False
-            if waiter is None and (self._wire is None or self._wire.reading or type(reply) is not _AwaitedReply):
+            if waiter is None and (self._wire is None or self._wire.reader or type(reply) is not _AwaitedReply):
                 waiter = _Waiter()
                 Future.add_done_callback(reply, waiter.wake)
                 if type(reply) is not _AwaitedReply:
                     self._watch_from_outside(reply)
                 continue
-            with self._lock:
-                wire = self._wire
-                if wire is not None and not wire.reading:
-                    wire.reading = True
-                    self._bell_users += 1
-                elif waiter is not None:
-                    self._driven_at = time.monotonic()
-                    self._queue.append(waiter)
-                    wire = None
-                else:
-                    continue
-            if wire is None:
-                assert waiter is not None
-                self._stand_in_line(waiter, reply, left)
-                continue
+            wire = self._wire
             try:
-                self._pump(wire, left)
+                if wire is not None and self._enter(wire):
+                    self._pump(wire, left)
+                    continue
             finally:
-                self._driven_at = time.monotonic()
-                self._leave(wire)
+                # Also where an exception came out of nowhere just after it had entered.
+                if wire is not None and wire.reader == threading.get_ident():
+                    self._driven_at = time.monotonic()
+                    self._leave(wire)
+            if waiter is not None:
+                self._stand_in_line(waiter, reply, left)
         return True
 
     def ask(self, conversation: Conversation[T], timeout: float) -> T:
@@ -350,6 +342,11 @@ class Link:
     def _stand_in_line(self, waiter: _Waiter, reply: Reply[Any], seconds: float) -> None:
         """Until *reply* is there, or it is this thread's turn to read."""
         reads_next = False
+        with self._lock:
+            if self._wire is not None and not self._wire.reader:
+                return
+            self._driven_at = time.monotonic()
+            self._queue.append(waiter)
         try:
             waiter.wait(seconds)
             reads_next = not reply.done()
@@ -406,11 +403,10 @@ class Link:
                 if self._closed:
                     raise closed(self._name)
                 wire = Wire(dialled.socket, dialled.secure, self._bell)
-                self._bell_users += 1
+                self._enter(wire)
         except BaseException:
             dialled.socket.close()
             raise
-        wire.reading = True
         greeting: Reply[None] = Future()
         try:
             with self._lock:
@@ -520,6 +516,17 @@ class Link:
 
     def _receive(self, wire: Wire) -> None:
         """Take what the socket has, to the last byte: what stayed in a parser would wait for the next arrival."""
+        try:
+            self._receive_all(wire)
+        except BaseException as error:
+            self._interrupted(wire, error)
+            raise
+
+    def _interrupted(self, wire: Wire, error: BaseException) -> None:
+        """An exception came out of nowhere (a time limit, Ctrl-C): nobody knows what was read, and what was sent."""
+        self._fail(wire, f"a thread that worked it was interrupted by {type(error).__name__}")
+
+    def _receive_all(self, wire: Wire) -> None:
         more = True
         while more:
             try:
@@ -552,9 +559,6 @@ class Link:
                         self._flush(wire)
                 except hiredis.ProtocolError as error:
                     self._lose(wire, lost(self._name, f"does not speak RESP: {error}"))
-                except BaseException as error:  # nobody knows how far it came
-                    self._lose(wire, lost(self._name, f"was given up: {type(error).__name__}"))
-                    raise
                 finally:
                     self._depth -= 1
             if self._finished:
@@ -600,17 +604,26 @@ class Link:
     def _next_reader(self) -> None:
         """Under the lock: nobody reads; have one of those who wait do it."""
         wire = self._wire
-        if wire is None or wire.reading:
+        if wire is None or wire.reader:
             return
         if self._queue:
             self._queue.popleft().wake()
         elif self._urgent and wire.asked:
             self._help.set()
 
+    def _enter(self, wire: Wire) -> bool:
+        """Whether this thread may read now, and nobody else until it leaves."""
+        with self._lock:
+            if wire.reader or wire.lost:
+                return False
+            wire.reader = threading.get_ident()
+            self._bell_users += 1
+            return True
+
     def _leave(self, wire: Wire) -> None:
         """This thread reads no more."""
         with self._lock:
-            wire.reading = False
+            wire.reader = 0
             self._bell_users -= 1
             if wire.lost:
                 wire.socket.close()
@@ -640,10 +653,7 @@ class Link:
                     self._urgent = False
                 wanted = wire is not None and (self._listening or self._urgent)
                 driven = not self._urgent and time.monotonic() - self._driven_at < STEP_ASIDE
-                reads = wire is not None and wanted and not wire.reading and not driven
-                if wire is not None and reads:
-                    wire.reading = True
-                    self._bell_users += 1
+                reads = wire is not None and wanted and not driven and self._enter(wire)
             if wire is not None and reads:
                 try:
                     self._pump(wire, 1.0)
@@ -691,8 +701,9 @@ class Link:
             except Exception as error:
                 self._finished.append((exchange.reply, None, error))
                 return
-            except BaseException as error:
-                self._finished.append((exchange.reply, None, error))
+            except BaseException:
+                # Meant for the thread, which may be doing this for another one.
+                self._finished.append((exchange.reply, None, lost(self._name, "nobody knows how far it came")))
                 raise
             if commands:
                 break
@@ -776,10 +787,14 @@ class Link:
         return None
 
     def _go_on_writing(self, wire: Wire) -> None:
-        with self._lock:
-            if not wire.lost:
-                wire.heard_at = time.monotonic()  # it takes more: a sign of life
-                self._flush(wire)
+        try:
+            with self._lock:
+                if not wire.lost:
+                    wire.heard_at = time.monotonic()  # it takes more: a sign of life
+                    self._flush(wire)
+        except BaseException as error:
+            self._interrupted(wire, error)
+            raise
         if self._finished:
             self._complete()
 
@@ -806,7 +821,7 @@ class Link:
                     self._loop.add_writer(wire.fd, self._go_on_writing, wire)
                 else:
                     self._loop.remove_writer(wire.fd)
-        elif out and wire.reading:
+        elif out and wire.reader:
             self._ring()  # whoever sleeps on the socket is to look for room too
 
     # -- losing it; under the lock -------------------------------------------------------------------------------------
@@ -841,7 +856,7 @@ class Link:
             if wire.writing:
                 self._loop.remove_writer(wire.fd)
             wire.watched = wire.writing = False
-        if wire.reading:
+        if wire.reader:
             # A descriptor must not be closed, and given to another, while a thread sleeps on it.
             try:
                 socket.socket.shutdown(wire.socket, socket.SHUT_RDWR)
@@ -871,19 +886,32 @@ class Link:
 
     def _complete(self) -> None:
         """Tell callers what came of their conversations; without the lock, for they do what they like."""
+        interruption: BaseException | None = None
         while True:
             with self._lock:
                 if self._depth or not self._finished:
-                    return  # whoever is in the middle of it comes here next
+                    break  # whoever is in the middle of it comes here next
                 finished, self._finished = self._finished, []
-            for reply, value, error in finished:
-                if reply is None:
-                    self._tell(self._on_down, error)
-                    self._dial_on_a_thread(None)
-                elif error is not None:
-                    reply.set_exception(error)
-                else:
-                    reply.set_result(value)
+            for outcome in finished:
+                try:
+                    self._report(*outcome)
+                except BaseException as error:
+                    # Meant for this thread, which tells the others what concerns them first.
+                    interruption = error
+                    self._report(*outcome)
+        if interruption is not None:
+            raise interruption
+
+    def _report(self, reply: Reply[Any] | None, value: Any, error: BaseException | None) -> None:
+        if reply is None:
+            self._tell(self._on_down, error)
+            self._dial_on_a_thread(None)
+        elif reply.done():
+            pass  # an interruption came after it was told
+        elif error is not None:
+            reply.set_exception(error)
+        else:
+            reply.set_result(value)
 
     # -- a forked child ------------------------------------------------------------------------------------------------
 

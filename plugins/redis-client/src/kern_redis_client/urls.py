@@ -214,7 +214,8 @@ def hash_tag(key: str) -> str:
 
 def is_redis_url(text: str) -> bool:
     """Whether *text* is a URL that :func:`parse` knows."""
-    return text.partition("://")[0].lower() in SCHEMES
+    scheme, separator, _ = text.partition("://")
+    return bool(separator) and scheme.lower() in SCHEMES
 
 
 def parse(
@@ -299,7 +300,14 @@ class _Reader:
         return scheme
 
     def _target(self, url: str, scheme: str) -> tuple[Target, dict[str, Any]]:
-        rest = url.partition("://")[2].partition("#")[0]
+        rest = url.partition("://")[2]
+        if any("@" in rest[rest.find(sign) :] for sign in "/?#" if sign in rest) and scheme not in (
+            "redis+socket",
+            "unix",
+        ):
+            # What follows may be the rest of a password, and is not to be quoted.
+            raise self.bad(_PERCENT_ENCODED)
+        rest = rest.partition("#")[0]
         rest, _, written = rest.partition("?")
         query = dict(parse_qsl(written, keep_blank_values=True))
         secured = {key: query.pop(key) for key in list(query) if key.startswith("ssl_")}
@@ -364,10 +372,7 @@ class _Reader:
             host = host or str(self.options.get("host") or "")
             port = port or str(self.options.get("port") or "")
         if port and not (port.isascii() and port.isdecimal() and 0 < int(port) < 65536):
-            raise self.bad(
-                "the port is a number from 1 to 65535; in a password the characters : / ? # [ ] @ ; are written "
-                "percent-encoded, as by urllib.parse.quote(password, safe='')"
-            )
+            raise self.bad(f"the port is a number from 1 to 65535; {_PERCENT_ENCODED}")
         return host or "localhost", int(port or default)
 
     def _database(self, written: str) -> int:
@@ -547,6 +552,10 @@ class _Reader:
         return found
 
 
+_PERCENT_ENCODED = (
+    "in a password the characters : / ? # [ ] @ ; are written percent-encoded, as by "
+    "urllib.parse.quote(password, safe='')"
+)
 _CERT_REQS = (
     "A rediss:// URL must have parameter ssl_cert_reqs and this must be set to CERT_REQUIRED, CERT_OPTIONAL, or "
     "CERT_NONE"

@@ -71,7 +71,7 @@ class Wire:
         "out",
         "parser",
         "poll",
-        "reading",
+        "reader",
         "retiring",
         "secure",
         "since",
@@ -92,8 +92,9 @@ class Wire:
         self.out = bytearray()
         self.asked: deque[Exchange[Any]] = deque()
         self.heard_at = self.since = time.monotonic()
-        #: A thread is in there; if the connection is lost meanwhile, it closes the socket when it leaves.
-        self.reading = False
+        #: The thread that is in there, by its number; if the connection is lost meanwhile, it closes the socket when it
+        #: leaves.
+        self.reader = 0
         #: It takes no more commands, and ends for this reason with the last answer that is awaited.
         self.retiring: Exception | None = None
         self.lost = False

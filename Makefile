@@ -25,7 +25,7 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 # What the tests of this tree start for themselves. A server is asked for once a plugin that speaks to it is there.
 SERVERS := postgresql mariadb
 ifneq ($(wildcard plugins/*-redis/pyproject.toml),)
-SERVERS += redis
+SERVERS += redis openssl
 endif
 ifneq ($(wildcard plugins/*-amqp/pyproject.toml),)
 SERVERS += rabbitmq

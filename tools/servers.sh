@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the servers that the tests start for themselves, each on a free port in a temporary folder.
+# Installs the servers that the tests start for themselves, each on a free port in a temporary folder; and openssl, which
+# makes the certificates of those that speak TLS.
 # Nothing is started here, and no system service is left enabled by it.
 # A server that cannot be had is no error: its tests skip loudly, and under CI=true that fails the run.
 set -euo pipefail
@@ -14,13 +15,14 @@ binary_of() {
         mariadb) echo mariadbd ;;
         redis) echo redis-server ;;
         rabbitmq) echo rabbitmq-server ;;
-        *) echo "unknown server $1; known: postgresql mariadb redis rabbitmq" >&2; return 2 ;;
+        openssl) echo openssl ;;
+        *) echo "unknown server $1; known: postgresql mariadb redis rabbitmq openssl" >&2; return 2 ;;
     esac
 }
 
 package_of() {
     case $1 in
-        postgresql) echo postgresql ;;
+        postgresql | openssl) echo "$1" ;;
         *) echo "$1-server" ;;
     esac
 }

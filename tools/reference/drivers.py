@@ -36,10 +36,12 @@ def page() -> str:
 
 def _table(kinds: type[StrEnum], module: Any, kind: str) -> str:
     meanings = attribute_comments(module, kinds.__name__)
-    drivers = declared(app(), kind)
-    broken = [f"{driver.names[0]}: {driver.error}" for driver in drivers if driver.error]
-    if broken:
-        raise SystemExit(f"the {kind}s of this tree cannot all be made: {'; '.join(broken)}")
+    found = declared(app(), kind)
+    # Some schemes need more than a URL; those of their plugin that do not stand for them.
+    drivers = [driver for driver in found if not driver.error]
+    missing = {driver.plugin for driver in found} - {driver.plugin for driver in drivers}
+    if missing:
+        raise SystemExit(f"no {kind} can be made of {', '.join(sorted(missing))}; see kern plugins")
     rows = [
         (
             code(member.value),

@@ -393,16 +393,17 @@ class Kern:
         :raises ImproperlyConfigured: no module has it as an attribute.
         """
         # Remembered: to look at everything in every module unshares the memory of processes that were forked.
-        module_name, _, attribute = self._import_path.partition(":")
+        path: str = self._import_path
+        module_name, _, attribute = path.partition(":")
         if getattr(sys.modules.get(module_name), attribute or "-", None) is self:
-            return self._import_path
+            return path
         for module_name, module in list(sys.modules.items()):
             if module is None or module_name == "__main__":
                 continue
             for attribute, value in list(vars(module).items()) if isinstance(module, ModuleType) else ():
                 if value is self:
-                    self._import_path = f"{module_name}:{attribute}"
-                    return self._import_path
+                    path = self._import_path = f"{module_name}:{attribute}"
+                    return path
         raise ImproperlyConfigured("no importable module holds this application, so its tasks cannot be pickled")
 
     # -- modules -------------------------------------------------------------------------------------------------------

@@ -80,12 +80,14 @@ class BrokerSettings(Section):
     broker_write_url: str | tuple[str, ...] | None = setting(
         None, "URL for those who publish. Unset: broker_url.", validate=_urls
     )
-    broker_connection_retry: bool = setting(True, "A worker that lost the broker tries to reach it again.")
+    broker_connection_retry: bool = setting(
+        True, "A worker that lost the broker tries to reach it again, for ever; off: it ends with exit code 1."
+    )
     broker_connection_retry_on_startup: bool | None = setting(
         None, "The same for a worker that has not reached it yet. Unset: broker_connection_retry."
     )
     broker_connection_max_retries: int | None = setting(
-        100, "How often a worker tries before it gives up. None: for ever.", validate=_not_negative
+        100, "How often a worker that starts tries before it gives up. None: for ever.", validate=_not_negative
     )
     broker_failover_strategy: Literal["round-robin", "shuffle"] | Callable[..., Any] | None = setting(
         None, "Order in which several URLs are tried: round-robin (unset), shuffle, or a callable that orders them."

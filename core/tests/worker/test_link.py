@@ -120,6 +120,19 @@ def test_a_worker_that_is_busy_or_has_nothing_to_do_is_left_alone(bench: Any, ca
     bench.empty()
 
 
+@pytest.mark.parametrize("config", [{**SHORT, "broker_connection_retry": False}])
+def test_a_worker_that_is_not_to_try_again_ends_with_its_connection(
+    bench: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With an error; what it held is handed to others when its leases end."""
+    running = bench.worker()
+    with space(bench.app.broker_url.removeprefix("memory://")).outage():
+        eventually(lambda: not running.alive, "the worker has ended")
+    assert running.worker.exit_code == 1
+    assert "broker_connection_retry is off" in caplog.text
+    bench.workers.clear()
+
+
 @pytest.fixture
 def brokers() -> Iterator[tuple[str, str]]:
     names = make.unique("first"), make.unique("second")

@@ -129,6 +129,10 @@ class BrokerLink(Transport):
         (self._up if up else self._down).set()
         (self._down if up else self._up).clear()
 
+    async def lost(self) -> None:
+        """Wait until the connection is lost."""
+        await self._down.wait()
+
     async def fail_over(self) -> None:
         """Go on with the next URL when a broker stays away; runs until cancelled."""
         while True:

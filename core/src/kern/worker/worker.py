@@ -236,11 +236,17 @@ class Worker:
             self._failed,
             link.replace,
         )
-        if len(self.app.broker_urls()) > 1:
+        if not self.conf.broker_connection_retry:
+            self._chores.spawn("give up with the broker", self._give_up_with(link))
+        elif len(self.app.broker_urls()) > 1:
             self._chores.spawn("fail over", link.fail_over())
         if not reached:
             self._chores.spawn("reach the result store", self._reach_store(patience))
         return not self.stop_request.soon.is_set()
+
+    async def _give_up_with(self, link: BrokerLink) -> None:
+        await link.lost()
+        self._failed("broker", f"the connection to {link.url} is lost, and broker_connection_retry is off")
 
     async def _reach_store_once(self) -> bool:
         """Whether the result store is there; one that cannot be reached now keeps nobody from working.

@@ -94,17 +94,28 @@ class Dialler:
         raise self._bad(Kind.NOT_READY, "the nodes of the cluster send us from one to the other")
 
     def _open(self, target: Target, timeout: float) -> _Talk:
+        context = None if target.tls is None else self._context(target.tls)
         try:
             made = self._plain(target, timeout)
             try:
-                if target.tls is not None:
-                    made = _context(target.tls).wrap_socket(made, server_hostname=target.host)
+                if context is not None:
+                    made = context.wrap_socket(made, server_hostname=target.host)
             except BaseException:
                 made.close()
                 raise
         except (OSError, EOFError) as error:
             raise unreachable(error, self.address.masked, str(target), timeout, target.tls is not None) from error
         return _Talk(made, self.address.masked, str(target), timeout, target.tls is not None)
+
+    def _context(self, tls: Tls) -> ssl.SSLContext:
+        try:
+            return _context(tls)
+        except (OSError, ValueError) as error:
+            files = [path for path in (tls.ca_certs, tls.ca_path, tls.certfile, tls.keyfile) if path]
+            said = str(getattr(error, "reason", None) or error).replace("_", " ").lower()
+            raise self._bad(
+                Kind.TLS, f"no certificate can be read from {', '.join(files) or 'this system'} ({said})"
+            ) from error
 
     def _plain(self, target: Target, timeout: float) -> socket.socket:
         if target.path:

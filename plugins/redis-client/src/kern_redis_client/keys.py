@@ -66,7 +66,7 @@ def from_options(options: Mapping[str, Any]) -> Keys:
     if not isinstance(separator, str) or not separator:
         raise ImproperlyConfigured(f"transport option 'sep' is text of at least one letter, not {separator!r}")
     if (
-        not isinstance(steps, list | tuple)
+        not isinstance(steps, list | tuple | range)
         or not steps
         or not all(type(step) is int and 0 <= step <= 9 for step in steps)
         or len(set(steps)) != len(steps)

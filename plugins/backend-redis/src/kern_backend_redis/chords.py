@@ -18,7 +18,7 @@ from kern.message import Message, Publication
 from kern.outcome import Document, JoinPart
 from kern.serialization import JSON, compress, decode, decode_json, decompress, encode, encode_json, serializer_of
 from kern.states import FAILURE, PROPAGATE_STATES, SUCCESS
-from kern_backend_redis.answers import checked
+from kern_backend_redis.answers import checked, in_database
 from kern_backend_redis.documents import Reader
 from kern_backend_redis.names import Names
 from kern_redis_client.link import Conversation
@@ -86,18 +86,19 @@ class Results:
 class Chords:
     """Finds out what follows a chord's last part."""
 
-    def __init__(self, names: Names, results: Results, reader: Reader, ordered: bool) -> None:
-        self._names, self._results, self._reader, self._ordered = names, results, reader, ordered
+    def __init__(self, database: int, names: Names, results: Results, reader: Reader, ordered: bool) -> None:
+        self._database, self._names = database, names
+        self._results, self._reader, self._ordered = results, reader, ordered
 
-    def end(self, part: JoinPart, score: str, record: bytes, own: Document | None) -> Conversation[Ended]:
+    def end(self, part: JoinPart, score: str, record: bytes | None, document: Document | None) -> Conversation[Ended]:
         """What follows *part*, which is the last one.
 
         :param score: of the part, by which it is sorted.
-        :param record: the part as it will be kept.
-        :param own: the document that is written with it.
+        :param record: the part as it will be kept; ``None``: it is there already.
+        :param document: what is written with it.
         """
         parts = yield from self._parts(part, score, record)
-        (saved,) = checked((yield [("GET", self._names.group(part.join_id))]))
+        (saved,) = checked((yield [in_database(self._database, "GET", self._names.group(part.join_id))]))
         try:
             read = [self._results.read(each) for each in parts]
             for task_id, state, result in read:
@@ -105,7 +106,7 @@ class Chords:
                     return self._failed(part, _dependency(task_id, self._results.plain(result)))
             values = [result for _, _, result in read]
             if saved is not None:
-                values = yield from self._restored(saved, own)
+                values = yield from self._restored(saved, document)
             if part.body is None:
                 return Ended(())
             return Ended((attrs.evolve(part.body, message=self._filled(part.body.message, values)),))
@@ -114,30 +115,28 @@ class Chords:
         except (KernError, ValueError, TypeError) as error:
             return self._failed(part, ChordError(f"Join error: {error!r}"))
 
-    def _parts(self, part: JoinPart, score: str, record: bytes) -> Conversation[list[bytes]]:
+    def _parts(self, part: JoinPart, score: str, own: bytes | None) -> Conversation[list[bytes]]:
         """All parts in their order, with the one that is to be written."""
         key = f"{self._names.group(part.join_id)}.j"
         found: list[tuple[float, bytes]] = []
         start = 0
         while True:
+            page = start, start + PAGE - 1
             if self._ordered:
-                command: tuple[str | int, ...] = ("ZRANGE", key, start, start + PAGE - 1, "WITHSCORES")
+                command = in_database(self._database, "ZRANGE", key, *page, "WITHSCORES")
             else:
-                command = ("LRANGE", key, start, start + PAGE - 1)
-            (page,) = checked((yield [command]))
-            found += [(float(each[1]), each[0]) if self._ordered else (0.0, each) for each in page]
-            if len(page) < PAGE:
+                command = in_database(self._database, "LRANGE", key, *page)
+            (answer,) = checked((yield [command]))
+            more = (
+                list(zip(answer[::2], answer[1::2], strict=True)) if self._ordered else [(each, 0) for each in answer]
+            )
+            found += [(float(scored), kept) for kept, scored in more]
+            if len(more) < PAGE:
                 break
             start += PAGE
-        if not self._ordered:
-            return (
-                [*(kept for _, kept in found), record]
-                if not _among(found, part, self._results)
-                else [kept for _, kept in found]
-            )
-        if all(kept != record for _, kept in found) and not _among(found, part, self._results):
-            found.append((float(score), record))
-        return [kept for _, kept in sorted(found)]
+        if own is not None:
+            found.append((float(score), own))
+        return [kept for _, kept in (sorted(found) if self._ordered else found)]
 
     def _restored(self, saved: bytes, own: Document | None) -> Conversation[list[Any]]:
         """Results in the shape of a saved group, from the documents of its members."""
@@ -148,7 +147,8 @@ class Chords:
         bodies: dict[str, bytes] = {}
         for at in range(0, len(ids), PAGE):
             chunk = ids[at : at + PAGE]
-            (answer,) = checked((yield [("MGET", *(self._names.task(task_id) for task_id in chunk))]))
+            names = [self._names.task(task_id) for task_id in chunk]
+            (answer,) = checked((yield [in_database(self._database, "MGET", *names)]))
             bodies.update((task_id, body) for task_id, body in zip(chunk, answer, strict=True) if body is not None)
         if own is not None and own.whole is not None:
             bodies[own.task_id] = own.whole
@@ -205,12 +205,6 @@ class Chords:
             traceback=_traceback(error),
         )
         return Ended(part.on_error, True, failure)
-
-
-def _among(found: Sequence[tuple[float, bytes]], part: JoinPart, results: Results) -> bool:
-    """Whether a part of this member is there already."""
-    needle = part.member.encode()
-    return any(needle in kept and results.read(kept)[0] == part.member for _, kept in found)
 
 
 def _dependency(task_id: str, described: Any) -> ChordError:

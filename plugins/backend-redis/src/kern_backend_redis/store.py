@@ -132,7 +132,7 @@ class RedisResultStore(ResultStore):
             watching.take(push)
 
     def _look_again(self, watching: Watching) -> None:
-        self._found(watching, self._converse(watching.look_again()))
+        self._found(watching, resolved(None), self._converse(watching.look_again()))
 
     def stop(self) -> Reply[None]:
         link, self._link = self._link, None
@@ -168,25 +168,29 @@ class RedisResultStore(ResultStore):
 
     def watch(self, task_ids: Collection[str]) -> Reply[None]:
         watching = self._watching_now()
-        return self._found(watching, self._converse(watching.watch(task_ids)))
+        subscribing, looking = watching.watch(task_ids)
+        subscribed = self._converse(subscribing)
+        return self._found(watching, subscribed, self._converse(looking))
 
     def unwatch(self, task_ids: Collection[str]) -> Reply[None]:
         self._watching_now().unwatch(task_ids)
         return resolved(None)
 
-    def _found(self, watching: Watching, looked: Reply[list[Document]]) -> Reply[None]:
+    def _found(self, watching: Watching, subscribed: Reply[None], looked: Reply[list[Document]]) -> Reply[None]:
         """Reports what was found, outside all locks, then the answer."""
         reply: Reply[None] = Future()
         reply.set_running_or_notify_cancel()
 
-        def report(looked: Reply[list[Document]]) -> None:
-            if (error := looked.exception()) is not None:
+        def report(_: Reply[None]) -> None:
+            error = subscribed.exception() or looked.exception()
+            if error is None:
+                watching.found(looked.result())
+                reply.set_result(None)
+            else:
                 reply.set_exception(error)
-                return
-            watching.found(looked.result())
-            reply.set_result(None)
 
-        looked.add_done_callback(report)
+        # Not the replies' own method, which would ask for somebody to read: the caller does, or whoever listens.
+        Future.add_done_callback(looked, lambda _: Future.add_done_callback(subscribed, report))
         return reply
 
     # -- groups

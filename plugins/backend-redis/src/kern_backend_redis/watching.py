@@ -1,7 +1,8 @@
 """Who waits for which results: one subscription for each, all on one connection, and no thread for any of them.
 
 An id is subscribed to first and looked for then, so that nothing is missed; what arrives both ways is reported once.
-The message on the channel is the document itself. Channels nobody waits on any more are left in batches.
+The message on the channel is the document itself. Channels nobody waits on any more are left in batches, or with the
+next that somebody waits on.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from kern_backend_redis.answers import checked
 from kern_backend_redis.documents import Reader
 from kern_backend_redis.names import Names
 from kern_backend_redis.reading import read
-from kern_redis_client.link import Conversation
+from kern_redis_client.link import Command, Conversation
 
 #: Channels in one command.
 CHANNELS = 500
@@ -51,23 +52,28 @@ class Watching:
 
     # -- asking
 
-    def watch(self, task_ids: Collection[str]) -> Conversation[list[Document]]:
-        """Hear of these from now on. Answers those that are final already, which :meth:`found` reports."""
+    def watch(self, task_ids: Collection[str]) -> tuple[Conversation[None], Conversation[list[Document]]]:
+        """Hear of these from now on: two conversations, to be begun in this order without waiting for the first.
+
+        The second answers those that are final already, which :meth:`found` reports.
+        """
         channels = {self._names.task(task_id).encode(): task_id for task_id in task_ids}
         with self._lock:
             self._watched.update(channels)
             fresh = [channel for channel in channels if channel not in self._subscribed]
             self._subscribed.update(fresh)
-            if self._stale:
-                self._stale = [channel for channel in self._stale if channel not in channels]
+            stale = [channel for channel in self._stale if channel not in channels]
+            self._stale = []
         self._listen(True)
+        return self._subscribe(fresh, stale), self._look(list(channels.values()))
+
+    def _subscribe(self, fresh: Sequence[bytes], stale: Sequence[bytes]) -> Conversation[None]:
         try:
-            yield from _in_batches("SUBSCRIBE", fresh)
+            checked((yield [*_commands("SUBSCRIBE", fresh), *_commands("UNSUBSCRIBE", stale)]))
         except BaseException:
             with self._lock:
                 self._subscribed.difference_update(fresh)
             raise
-        return (yield from self._look(list(channels.values())))
 
     def unwatch(self, task_ids: Iterable[str]) -> None:
         """Hear of these no more."""
@@ -120,7 +126,7 @@ class Watching:
             wanted = list(self._watched)
             self._subscribed = set(wanted)
             self._stale.clear()
-        yield from _in_batches("SUBSCRIBE", wanted)
+        checked((yield _commands("SUBSCRIBE", wanted)))
 
     def look_again(self) -> Conversation[list[Document]]:
         """What came while there was no connection; for :meth:`found`."""
@@ -141,17 +147,21 @@ class Watching:
             self._stale.append(channel)
 
     def _tidy(self) -> None:
-        """Leave channels nobody waits on, if they are many or all."""
+        """Leave channels nobody waits on, if they are many: a few are left with the next that are waited on."""
         with self._lock:
             idle = not self._watched
-            if not self._stale or (len(self._stale) < STALE and not idle):
-                return
-            stale, self._stale = self._stale, []
+            stale: list[bytes] = []
+            if len(self._stale) >= STALE:
+                stale, self._stale = self._stale, []
         if idle:
             self._listen(False)
-        self._converse(_in_batches("UNSUBSCRIBE", stale))
+        if stale:
+            self._converse(_unsubscribe(stale))
 
 
-def _in_batches(command: str, channels: Sequence[bytes]) -> Conversation[None]:
-    for at in range(0, len(channels), CHANNELS):
-        checked((yield [(command, *channels[at : at + CHANNELS])]))
+def _unsubscribe(channels: Sequence[bytes]) -> Conversation[None]:
+    checked((yield _commands("UNSUBSCRIBE", channels)))
+
+
+def _commands(command: str, channels: Sequence[bytes]) -> list[Command]:
+    return [(command, *channels[at : at + CHANNELS]) for at in range(0, len(channels), CHANNELS)]

@@ -17,7 +17,7 @@ from kern.message import Publication
 from kern.outcome import Document, JoinPart
 from kern.states import FAILURE, READY_STATES, SUCCESS
 from kern_backend_redis import chords, joins
-from kern_backend_redis.answers import checked
+from kern_backend_redis.answers import checked, in_database
 from kern_backend_redis.chords import Chords, Results
 from kern_backend_redis.documents import Reader, look
 from kern_backend_redis.names import Names
@@ -71,7 +71,7 @@ class Writer:
         self._names = names
         self._options = options
         self._results = results
-        self._chords = Chords(names, results, reader, options.ordered)
+        self._chords = Chords(database, names, results, reader, options.ordered)
 
     # -- planning
 
@@ -251,7 +251,8 @@ class Writer:
             else:
                 part, fields = plan.join_parts[number], parts[number]
                 assert isinstance(fields, ChordFields)
-                ended = yield from self._chords.end(part, fields.score, fields.record, plan.document)
+                record = fields.record if report[3] else None
+                ended = yield from self._chords.end(part, fields.score, record, plan.document)
                 closing = "failed" if ended.failed else "done"
                 parts[number] = attrs.evolve(fields, closing=closing, count=report[2])
                 publications += ended.publications
@@ -267,7 +268,7 @@ class Writer:
 
     def _judged(self, document: DocumentFields) -> Conversation[DocumentFields]:
         """The document, with whether it may overwrite what is stored."""
-        (stored,) = checked((yield [("GET", document.key)]))
+        (stored,) = checked((yield [in_database(self._database, "GET", document.key)]))
         if stored is None:
             return attrs.evolve(document, known="", overwrites=True)
         state, _ = look(stored)

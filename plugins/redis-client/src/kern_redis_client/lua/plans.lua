@@ -12,8 +12,8 @@
 -- closing: what a part is known to end its join as: '' not, '1' complete, '0' failed; of a chord 'done' or 'failed'.
 --
 -- An answer is 1: written, 0: written, but for the own document, 'error' with a text, or 'again' with what Python has to
--- decide before the plan can be written: {'d', n} a document, {'k', n, verdict, messages} and {'c', n, count} the part
--- that ends its join. A number means that all is written, everything else that nothing is.
+-- decide before the plan can be written: {'d', n} a document, {'k', n, verdict, messages} and {'c', n, count, added} the
+-- part that ends its join. A number means that all is written, everything else that nothing is.
 
 local KERN_FINAL = {SUCCESS = true, FAILURE = true, REVOKED = true}
 local KERN_DOCUMENT, KERN_PART = 6, 13
@@ -266,7 +266,7 @@ local function kern_count_parts(join, call)
     return nil
 end
 
--- Chords in Celery's layout. Answers the number of parts if this one completes it.
+-- Chords in Celery's layout. Answers the number of parts if this one completes it, and whether it is added to them.
 local function kern_look_at_chord(argv, at, added)
     local base, ordered = argv[at + 1], argv[at + 4] == '1'
     if not kern_is(base .. '.j', ordered and 'zset' or 'list') or not kern_is(base .. '.d', 'set') then
@@ -280,19 +280,17 @@ local function kern_look_at_chord(argv, at, added)
     local count
     if ordered then
         count = redis.call('ZCARD', base .. '.j')
-        if fresh and not redis.call('ZSCORE', base .. '.j', argv[at + 2]) then
-            added[base] = (added[base] or 0) + 1
-        end
+        fresh = fresh and not redis.call('ZSCORE', base .. '.j', argv[at + 2])
     else
         count = redis.call('LLEN', base .. '.j')
-        if fresh then
-            added[base] = (added[base] or 0) + 1
-        end
+    end
+    if fresh then
+        added[base] = (added[base] or 0) + 1
     end
     count = count + (added[base] or 0)
     local size = tonumber(row[3] or nil)
     if size and not row[1] and count == size + (tonumber(row[2] or nil) or 0) then
-        return count
+        return count, fresh and 1 or 0
     end
     return nil
 end
@@ -356,8 +354,9 @@ local function kern_whole_plan(argv, at)
         else
             found, problem = kern_look_at_chord(argv, here, added)
             if type(found) == 'number' then
-                reports[#reports + 1] = {'c', number, found}
+                reports[#reports + 1] = {'c', number, found, problem}
                 again = again or argv[here + 11] == '' or tonumber(argv[here + 12]) ~= found
+                problem = nil
             elseif not problem then
                 again = again or argv[here + 11] ~= ''
             end

@@ -145,7 +145,7 @@ def test_many_large_messages_are_cut_into_scripts(transport: Connection, ask: As
 
 
 def test_no_script_is_long_for_a_large_batch(transport: Connection, ask: Ask) -> None:
-    """10,000 messages at once. Each script takes a millisecond or two; the machine of a test may do other things, too."""
+    """10,000 messages at once. Each script takes a millisecond or two; a machine of tests does other things, too."""
     ask("SLOWLOG", "RESET")
     ask("CONFIG", "SET", "slowlog-log-slower-than", "25000")
     transport.publish(*make.publications("queue", 10_000))

@@ -16,15 +16,15 @@ from kern_redis_client.envelope import decode, encode, new_tag, published_as, re
 
 #: Captured from a Celery client on Redis.
 CAPTURED = (
-    b'{"body": "W1syLCAzXSwge30sIHsiY2FsbGJhY2tzIjogbnVsbCwgImVycmJhY2tzIjogbnVsbCwgImNoYWluIjogbnVsbCwgImNob3JkIjogbn'
-    b'VsbH1d", "content-encoding": "utf-8", "content-type": "application/json", "headers": {"lang": "py", "task": "sb.ad'
-    b'd", "id": "5142a512-efea-403f-bc28-dc5a5dec60a0", "shadow": null, "eta": null, "expires": null, "group": null, "gr'
-    b'oup_index": null, "retries": 0, "timelimit": [null, null], "root_id": "5142a512-efea-403f-bc28-dc5a5dec60a0", "par'
-    b'ent_id": null, "argsrepr": "(2, 3)", "kwargsrepr": "{}", "origin": "gen18352@vm", "ignore_result": false, "replace'
-    b'd_task_nesting": 0, "stamped_headers": null, "stamps": {}}, "properties": {"correlation_id": "5142a512-efea-403f-b'
-    b'c28-dc5a5dec60a0", "reply_to": "c389c3e0-8cc7-30f3-a3b6-a7ab57d6a4a3", "delivery_mode": 2, "delivery_info": {"exch'
-    b'ange": "", "routing_key": "spec_b_q1"}, "priority": 0, "body_encoding": "base64", "delivery_tag": "00099612-ff24-4'
-    b'a45-ba15-042a1d6c4162"}}'
+    b'{"body": "W1syLCAzXSwge30sIHsiY2FsbGJhY2tzIjogbnVsbCwgImVycmJhY2tzIjogbnVsbCwgImNoYWluIjogbnVsbCwgImNob3J'
+    b'kIjogbnVsbH1d", "content-encoding": "utf-8", "content-type": "application/json", "headers": {"lang": "py"'
+    b', "task": "sb.add", "id": "5142a512-efea-403f-bc28-dc5a5dec60a0", "shadow": null, "eta": null, "expires":'
+    b' null, "group": null, "group_index": null, "retries": 0, "timelimit": [null, null], "root_id": "5142a512-'
+    b'efea-403f-bc28-dc5a5dec60a0", "parent_id": null, "argsrepr": "(2, 3)", "kwargsrepr": "{}", "origin": "gen'
+    b'18352@vm", "ignore_result": false, "replaced_task_nesting": 0, "stamped_headers": null, "stamps": {}}, "p'
+    b'roperties": {"correlation_id": "5142a512-efea-403f-bc28-dc5a5dec60a0", "reply_to": "c389c3e0-8cc7-30f3-a3'
+    b'b6-a7ab57d6a4a3", "delivery_mode": 2, "delivery_info": {"exchange": "", "routing_key": "spec_b_q1"}, "pri'
+    b'ority": 0, "body_encoding": "base64", "delivery_tag": "00099612-ff24-4a45-ba15-042a1d6c4162"}}'
 )
 BODY = b'[[2, 3], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]'
 
@@ -74,8 +74,8 @@ def test_what_kern_makes_has_celerys_order_of_keys() -> None:
         "binary",
     )
     assert encode(Publication(message, "media", "media.a"), "the tag") == (
-        b'{"body": "/wA=", "content-encoding": "binary", "content-type": "application/x-anything", "headers": {"id": "1"'
-        b', "task": "t", "\\u00fcn\\u00ef": "\\u2603"}, "properties": {"correlation_id": "1", "reply_to": "r", '
+        b'{"body": "/wA=", "content-encoding": "binary", "content-type": "application/x-anything", "headers": {"id": "1'
+        b'", "task": "t", "\\u00fcn\\u00ef": "\\u2603"}, "properties": {"correlation_id": "1", "reply_to": "r", '
         b'"delivery_mode": 1, "expiration": "60000", "delivery_info": {"exchange": "media", "routing_key": "media.a"}, '
         b'"priority": 5, "body_encoding": "base64", "delivery_tag": "the tag"}}'
     )

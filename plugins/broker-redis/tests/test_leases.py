@@ -12,7 +12,7 @@ from kern.outcome import GiveBack, ParkUntil
 from kern_broker_redis.transport import RedisTransport
 from kern_testing import make
 from kern_testing.contracts.connection import Connection
-from kern_testing.servers import Redis
+from kern_testing.servers import Redis, free_port
 from kern_testing.waiting import eventually
 
 from .conftest import Ask, Connect
@@ -222,3 +222,21 @@ def test_a_started_mark_is_gone_with_its_lease(connect: Connect, ask: Ask) -> No
     assert ask("SMEMBERS", "kern.started") == [second.receipt.encode()]
     worker.recover(everything=True)
     assert ask("EXISTS", "kern.started") == 0
+
+
+def test_a_server_that_became_a_replica_is_left_and_found_again(connect: Connect, ask: Ask) -> None:
+    """It takes no writes: nothing is settled, nothing lost, and the same command is carried out once it is master."""
+    worker, queue, following = connect(), make.unique("queue"), make.unique("queue")
+    worker.publish(*make.publications(queue, 3))
+    settled, kept, _rest = worker.claim(queue)
+    try:
+        ask("REPLICAOF", "127.0.0.1", free_port())
+        reply = worker.port.settle([make.settlement(settled, follow_ups=[make.publication(following)])])
+        renewal = worker.port.renew([kept.receipt], 30)
+        eventually(lambda: worker.downs, "the replica was left")
+        assert not reply.done()
+    finally:
+        ask("REPLICAOF", "NO", "ONE")
+    worker.written(worker.port.drive(reply, 20))
+    assert worker.port.drive(renewal, 20) == frozenset()
+    assert [depth.ready for depth in worker.depths(queue, following)] == [0, 1]

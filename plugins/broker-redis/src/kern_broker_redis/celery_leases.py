@@ -41,9 +41,9 @@ class CeleryLeases:
     def __init__(self, name: str, names: Names, options: Options) -> None:
         self._name = name
         self._names = names
-        self._leases = names.key(options.unacked_key)
-        self._index = names.key(options.unacked_index_key)
-        self._mutex = names.key(options.unacked_mutex_key)
+        self._leases = names(options.unacked_key)
+        self._index = names(options.unacked_index_key)
+        self._mutex = names(options.unacked_mutex_key)
         self._mutex_expire = options.unacked_mutex_expire
         self._timeout = options.visibility_timeout
         self._limit = min(PASS, options.unacked_restore_limit or PASS)

@@ -86,7 +86,7 @@ class Claiming:
     def leave(self) -> Conversation[None]:
         """Wait for nothing any more."""
         if self.waiting:
-            yield [LEAVE.call((), (self._names.prefix, self._owner, *self.waiting))]
+            yield [LEAVE.call((self._names("kern.leases"),), (self._names.prefix, self._owner, *self.waiting))]
 
     def _once(self, claim: Claim, shares: Mapping[str, int]) -> Conversation[tuple[Claimed, Sequence[str]]]:
         """What was claimed; if nothing, the lists to be told of."""
@@ -173,10 +173,12 @@ class Claiming:
     def _after_all(self, claim: Claim, keys: Sequence[str], base: int) -> Conversation[list[Any]]:
         """What a claim whose answer was lost has leased, prolonged; in the form of its answer."""
         receipts = [f"{self._owner}:{base + number}" for number in range(1, claim.limit + 1)]
-        renewal = RENEW.call((), (self._names.prefix, self._owner, int(claim.lease_seconds * 1000), *receipts))
+        renewal = RENEW.call(
+            (self._names("kern.leases"),), (self._names.prefix, self._owner, int(claim.lease_seconds * 1000), *receipts)
+        )
         while True:
             try:
-                renewed, records = yield [renewal, ("HMGET", self._names.key("kern.leases"), *receipts)]
+                renewed, records = yield [renewal, ("HMGET", self._names("kern.leases"), *receipts)]
                 break
             except ConnectionLost:
                 continue
@@ -196,7 +198,7 @@ class Claiming:
         held = [self._holdings[delivery.receipt] for delivery in deliveries]
         while True:
             try:
-                (found,) = yield [("HMGET", self._names.key(notes.NOTES), *(holding.key for holding in held))]
+                (found,) = yield [("HMGET", self._names(notes.NOTES), *(holding.key for holding in held))]
                 break
             except ConnectionLost:
                 continue  # they are ours, and renewed with each new connection

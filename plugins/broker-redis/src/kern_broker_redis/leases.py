@@ -47,6 +47,8 @@ class Leases:
         self._names = names
         self._holdings = holdings
         self._reply_seen = reply_seen
+        #: What a cluster looks at to know where the script belongs.
+        self._keys = (names("kern.leases"),)
         self._owner = ""
         #: Seconds; the longest that was asked for lately.
         self.seconds = LEASE_SECONDS
@@ -72,7 +74,9 @@ class Leases:
         if not isinstance(server, Exception) and (run := _field(server, "run_id")):
             until = 0
             while True:
-                (until,) = yield [RESTARTED.call((), (self._names.prefix, run, LEASE_SECONDS * 1000, until, RENEWED))]
+                (until,) = yield [
+                    RESTARTED.call(self._keys, (self._names.prefix, run, LEASE_SECONDS * 1000, until, RENEWED))
+                ]
                 if isinstance(until, Exception):
                     raise failure(until, self._name)
                 if not until:
@@ -93,7 +97,7 @@ class Leases:
     def _renew(self, receipts: Sequence[str], seconds: float) -> Conversation[tuple[frozenset[str], bool]]:
         pieces = [receipts[start : start + RENEWED] for start in range(0, len(receipts), RENEWED)] or [()]
         head = (self._names.prefix, self._owner, max(1, int(seconds * 1000)))
-        commands: list[Command] = [RENEW.call((), (*head, *piece)) for piece in pieces]
+        commands: list[Command] = [RENEW.call(self._keys, (*head, *piece)) for piece in pieces]
         lost: set[str] = set()
         known = False
         for piece, answer in zip(pieces, (yield commands), strict=True):
@@ -106,7 +110,7 @@ class Leases:
 
     def mark_started(self, receipts: Sequence[str]) -> Conversation[None]:
         if receipts:
-            (answer,) = yield [START.call((), (self._names.prefix, *receipts))]
+            (answer,) = yield [START.call(self._keys, (self._names.prefix, *receipts))]
             if isinstance(answer, Exception):
                 raise failure(answer, self._name)
 
@@ -120,12 +124,12 @@ class Leases:
         if not everything and time.monotonic() < self._trusted_from:
             return 0
         count = 0
-        (most,) = yield [("ZCARD", self._names.key("kern.lease_index"))]
+        (most,) = yield [("ZCARD", self._names("kern.lease_index"))]
         if isinstance(most, Exception):
             raise failure(most, self._name)
         # Bounded: live workers may take new leases faster than all are handed back.
         while count < most:
-            (found,) = yield [EXPIRED.call((), (self._names.prefix, int(everything), HANDED_BACK, BYTES))]
+            (found,) = yield [EXPIRED.call(self._keys, (self._names.prefix, int(everything), HANDED_BACK, BYTES))]
             if isinstance(found, Exception):
                 raise failure(found, self._name)
             handed = (yield from self._hand_back(found, everything)) if found else 0
@@ -147,7 +151,7 @@ class Leases:
         keys = [holding.key for _, _, _, holding in leases if holding is not None]
         noted: Any = ()
         if keys:
-            (noted,) = yield [("HMGET", self._names.key(notes.NOTES), *keys)]
+            (noted,) = yield [("HMGET", self._names(notes.NOTES), *keys)]
             if isinstance(noted, Exception):
                 raise failure(noted, self._name)
         values = iter(noted)
@@ -159,7 +163,7 @@ class Leases:
             note = notes.handed_back(notes.read(next(values)), expired, started)
             arguments += (receipt, holding.key, note.written())
             self._holdings.forget(receipt)
-        (count,) = yield [HAND_BACK.call((), (self._names.prefix, int(everything), *arguments))]
+        (count,) = yield [HAND_BACK.call(self._keys, (self._names.prefix, int(everything), *arguments))]
         if isinstance(count, Exception):
             raise failure(count, self._name)
         return int(count)

@@ -150,7 +150,7 @@ class Settling:
         arguments: list[Argument] = [names.prefix, names.separator, self._quota, self._database, len(chunk)]
         for entry in chunk:
             arguments += entry.arguments
-        return SETTLE.call((names.key("kern.leases"),), arguments)
+        return SETTLE.call((names("kern.leases"),), arguments)
 
     def _settled(self, entry: _Entry, status: Any) -> Settled:
         receipt = entry.item.receipt
@@ -194,7 +194,7 @@ class Settling:
 
     def _look_up(self, receipts: Sequence[str]) -> Conversation[dict[str, Holding]]:
         """Leases that were taken on another connection of this server."""
-        (records,) = yield [("HMGET", self._names.key("kern.leases"), *receipts)]
+        (records,) = yield [("HMGET", self._names("kern.leases"), *receipts)]
         if isinstance(records, Exception):
             raise failure(records, self._name)
         found: dict[str, Holding] = {}
@@ -202,7 +202,7 @@ class Settling:
             if record is not None:
                 found[receipt] = holding_of(receipt, record, self._names)
         if found:
-            (noted,) = yield [("HMGET", self._names.key(notes.NOTES), *(holding.key for holding in found.values()))]
+            (noted,) = yield [("HMGET", self._names(notes.NOTES), *(holding.key for holding in found.values()))]
             if isinstance(noted, Exception):
                 raise failure(noted, self._name)
             for receipt, value in zip(list(found), noted, strict=True):

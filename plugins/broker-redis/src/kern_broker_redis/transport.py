@@ -201,7 +201,7 @@ class RedisTransport(Transport):
     @property
     def _ring(self) -> str:
         """The channel on which others wake us."""
-        return self._names.key(f"kern.ring.{self._owner.id}")
+        return self._names(f"kern.ring.{self._owner.id}")
 
     def _on_push(self, push: list[Any]) -> None:
         kind = push[0]

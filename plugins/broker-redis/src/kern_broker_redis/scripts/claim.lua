@@ -15,7 +15,8 @@ local limit, budget, turn, steps = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumbe
 local waits, waiting = ARGV[9] == '1', ARGV[10] == '1'
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local leased_until = now + tonumber(ARGV[4])
+-- As text: each number given to a command would be written down anew.
+local leased_until = string.format('%.0f', now + tonumber(ARGV[4]))
 local queues = #KEYS / steps
 local names, most = {}, {}
 for queue = 1, queues do

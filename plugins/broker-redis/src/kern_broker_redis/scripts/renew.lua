@@ -16,10 +16,10 @@ if redis.call('ZSCORE', workers, owner) then
 end
 if #ARGV > 3 then
   local held = redis.call('ZMSCORE', index, unpack(ARGV, 4))
-  local prolonged = { index, 'XX' }
+  local prolonged, leased_until = { index, 'XX' }, string.format('%.0f', now + tonumber(ARGV[3]))
   for number = 1, #ARGV - 3 do
     if held[number] then
-      prolonged[#prolonged + 1] = now + tonumber(ARGV[3])
+      prolonged[#prolonged + 1] = leased_until
       prolonged[#prolonged + 1] = ARGV[number + 3]
     else
       answer[#answer + 1] = number

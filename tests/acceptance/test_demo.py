@@ -125,7 +125,7 @@ def test_killing_the_worker_in_mid_demo_loses_nothing(place: Path) -> None:
     assert all(killed_at - line["at"] < MOMENT for line in repeated)
 
 
-def test_the_demo_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_the_demo_shows_what_it_did_and_leaves_nothing_behind(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "demo", "--workers", "1", "--limit", "20"],
         cwd=ROOT,
@@ -136,5 +136,10 @@ def test_the_demo_leaves_nothing_behind(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"files +20\b", done.stdout)
-    assert "in quarantine" in done.stdout
+    for what in ("bytes", "lines", "tokens", "seconds", "files a second"):
+        assert re.search(rf"^  {what} +[\d,.]+$", done.stdout, re.MULTILINE), f"the summary has no {what}"
+    assert re.search(r"most frequent names +\w+ [\d,]+", done.stdout)
+    assert re.search(r"failing on purpose +done after 3 attempts", done.stdout)
+    assert re.search(r"in quarantine +poison-0001: undecodable", done.stdout)
+    assert "working" in done.stderr, "there is no progress bar"
     assert not list(tmp_path.iterdir())

@@ -31,7 +31,9 @@ def draw(results: Sequence[Measured], contestants: Sequence[str], caption: str, 
                 continue
             at = line + (place - (len(bars) - 1) / 2) * height
             axes.barh(at, ratio - 1, height * 0.9, left=1, color=_COLOURS.get(name), label=CONTESTANTS[name].title)
-            axes.annotate(f"{ratio:.1f} ×", (ratio, at), (3, 0), textcoords="offset points", va="center", fontsize=7)
+            axes.annotate(
+                f"{ratio:.1f} ×", (max(ratio, 1), at), (3, 0), textcoords="offset points", va="center", fontsize=7
+            )
     for line, measured in enumerate(shown):
         if measured.figure.ratio is not None:
             goal = measured.figure.ratio

@@ -6,14 +6,25 @@ A scenario takes the fixture ``broker``, or ``fleet``, which is made on it, and 
 
 from __future__ import annotations
 
+import functools
+import json
+import re
+import sqlite3
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
+from tests.faults.redis_wire import Raw
 
-from kern_testing.servers import Server
+from kern_testing.servers import Server, find_binary
 
+#: What everything is published to, unless a scenario says otherwise.
+QUEUE = "celery"
+#: Seconds; see :attr:`Broker.hasty`.
+HASTY = 1.0
 SOLO = ("-P", "solo")
 PREFORK = ("-P", "prefork", "-c", "2")
 
@@ -22,8 +33,9 @@ PREFORK = ("-P", "prefork", "-c", "2")
 class Broker:
     """One broker, empty."""
 
-    #: What the table calls it.
+    #: What the table calls it, and which version was met.
     title: str
+    version: str
     url: str
     #: The result store on the same server.
     results: str
@@ -34,11 +46,29 @@ class Broker:
     server: Server | None = None
     #: Starts a result store on a server of its own, empty; that server, and its URL.
     second: Callable[[], tuple[Server, str]] = attrs.field(kw_only=True)
+    #: What there is of its own keys that should not be when all is quiet, by name; beside messages.
+    leftovers: Callable[[], Mapping[str, int]] = attrs.field(default=dict, kw_only=True)
+    #: Settings by which a connection counts as dead when it has not answered for :data:`HASTY` seconds.
+    hasty: Mapping[str, Any] = attrs.field(factory=dict, kw_only=True)
 
     @property
     def isolated(self) -> bool:
         """Whether tasks run in processes of their own."""
         return self.pool != SOLO
+
+
+def version_of(server: Server) -> str:
+    """As the server's binary says it."""
+    return _version(server.binary, server.globs)
+
+
+@functools.cache
+def _version(binary: str, globs: tuple[str, ...]) -> str:
+    found_at = find_binary(binary, *(f"{pattern}/{binary}" for pattern in globs))
+    assert found_at is not None
+    said = subprocess.run([found_at, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"\d+(\.\d+)+", said)
+    return found.group() if found else said.strip()
 
 
 def _sqlite(request: pytest.FixtureRequest, folder: Path) -> Broker:
@@ -47,7 +77,7 @@ def _sqlite(request: pytest.FixtureRequest, folder: Path) -> Broker:
     def second() -> tuple[Server, str]:
         return request.getfixturevalue("postgresql_server"), f"db+{request.getfixturevalue('postgresql_url')}"
 
-    return Broker("SQLite", url, f"db+{url}", second=second)
+    return Broker("SQLite", sqlite3.sqlite_version, url, f"db+{url}", second=second)
 
 
 def _postgresql(request: pytest.FixtureRequest, _folder: Path) -> Broker:
@@ -57,7 +87,7 @@ def _postgresql(request: pytest.FixtureRequest, _folder: Path) -> Broker:
         redis = request.getfixturevalue("durable_redis")
         return redis, redis.url()
 
-    return Broker("PostgreSQL", url, f"db+{url}", server=server, second=second)
+    return Broker("PostgreSQL", version_of(server), url, f"db+{url}", server=server, second=second)
 
 
 def _redis(request: pytest.FixtureRequest, _folder: Path) -> Broker:
@@ -67,7 +97,31 @@ def _redis(request: pytest.FixtureRequest, _folder: Path) -> Broker:
         other = request.getfixturevalue("second_redis")
         return other, other.url()
 
-    return Broker("Redis", server.url(), server.url(), PREFORK, 2, server, second=second)
+    def leftovers() -> Mapping[str, int]:
+        with Raw(server.port) as raw:
+            sizes = {
+                name: raw("HLEN", name) for name in ("kern.leases", "kern.notes", f"kern.delayed_messages.{QUEUE}")
+            }
+            return {
+                **sizes,
+                "kern.lease_index": raw("ZCARD", "kern.lease_index"),
+                "kern.started": raw("SCARD", "kern.started"),
+            }
+
+    options = json.dumps({"socket_timeout": HASTY})
+    hasty = {"broker_transport_options": options, "result_backend_transport_options": options}
+    return Broker(
+        "Redis",
+        version_of(server),
+        server.url(),
+        server.url(),
+        PREFORK,
+        2,
+        server,
+        second=second,
+        leftovers=leftovers,
+        hasty=hasty,
+    )
 
 
 #: Each makes an empty one.
@@ -77,11 +131,11 @@ BROKERS: Mapping[str, Callable[[pytest.FixtureRequest, Path], Broker]] = {
     "redis": _redis,
 }
 #: Where every scenario runs that does not say otherwise.
-EVERYWHERE = ("sqlite",)
+EVERYWHERE = ("sqlite", "redis")
 #: Those that are servers: they can be away.
-SERVED = ("postgresql",)
+SERVED = ("postgresql", "redis")
 #: Those reached through the proxy of these tests.
-PROXIED = ("postgresql",)
+PROXIED = ("redis",)
 #: Those whose workers run tasks in processes of their own.
 ISOLATED = ("redis",)
 

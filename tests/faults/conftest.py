@@ -125,6 +125,7 @@ def balance(record_property: Callable[[str, object], None]) -> Balance:
             **report.row(),
             "scenario": scenario,
             "broker": fleet.broker.title,
+            "version": fleet.broker.version,
             "allowed": duplicates,
             "quarantined": kept,
         }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from tests.faults.brokers import Broker
+from tests.faults.brokers import QUEUE, Broker
 from tests.faults.proxy import Proxy
 
 from kern import Kern
@@ -25,13 +25,14 @@ from kern_testing.ledger import END, START, Ledger, Report, read
 from kern_testing.waiting import eventually
 from tools.workspace import ROOT
 
-QUEUE = "celery"
 #: Seconds a lease lasts, and between two heartbeats: short, for the tests wait for their ends.
 LEASE, HEARTBEAT = 1.2, 0.2
 #: Seconds after a death within which its work has begun anew: the lease, the next heartbeat, and a busy machine.
 RECOVERY = LEASE + 5.0
 #: Seconds a question to the broker may take.
 PATIENCE = 20.0
+#: How often the broker has to be found empty, one time after the other.
+LOOKS = 4
 #: Seconds within which whatever belongs to a dead worker is gone, too.
 ORPHANED = 5.0
 
@@ -220,7 +221,7 @@ class Fleet:
         merged = {"worker_lease_seconds": LEASE, "worker_heartbeat": HEARTBEAT, **self.settings, **settings}
         environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join((str(ROOT), str(self.folder))),
+            "PYTHONPATH": os.pathsep.join((str(ROOT), str(self.folder), os.environ.get("PYTHONPATH", ""))),
             "KERN_TEST_PLACE": str(self.folder),
             "KERN_BROKER_URL": broker,
             "KERN_RESULT_BACKEND": results,
@@ -263,6 +264,13 @@ class Fleet:
                     found.add(pid)
         return found
 
+    def until_dead(self, pid: int) -> None:
+        """Wait until a process that has been killed is no more, or no more than a zombie."""
+        for process in self._processes:
+            if process.pid == pid:
+                process.wait()
+        eventually(lambda: pid not in _processes(), f"process {pid} is dead")
+
     def until_gone(self, timeout: float = ORPHANED) -> None:
         """Wait until no process lives that was ever started here."""
         eventually(lambda: not self.alive(), "no orphan is left", timeout=timeout)
@@ -273,13 +281,27 @@ class Fleet:
 
     # -- work
 
-    def publish(self, task: str, *args: Any, count: int = 1, due: float | None = None, **options: Any) -> list[str]:
-        """Publish *count* calls of a task of the project, or of one with its full name; their ids."""
+    def publish(
+        self,
+        task: str,
+        *args: Any,
+        count: int = 1,
+        due: float | None = None,
+        task_id: str | None = None,
+        app: Kern | None = None,
+        **options: Any,
+    ) -> list[str]:
+        """Publish *count* calls of a task of the project, or of one with its full name; their ids.
+
+        :param task_id: the one call's; else a new one each.
+        :param app: who publishes; else the fleet's own.
+        """
         name = task if "." in task else f"project.{task}"
-        task_ids = [str(uuid.uuid4()) for _ in range(count)]
-        calls = [self.app.signature(name, args=args, task_id=task_id) for task_id in task_ids]
+        app = app or self.app
+        task_ids = [task_id] if task_id else [str(uuid.uuid4()) for _ in range(count)]
+        calls = [app.signature(name, args=args, task_id=each) for each in task_ids]
         with self.ledger.publishing(*task_ids, due=due):
-            self.app.send_many(calls, **options)
+            app.send_many(calls, **options)
         return task_ids
 
     def publish_raw(self, *messages: Message, due: float | None = None) -> None:
@@ -353,9 +375,12 @@ class Fleet:
         return sum(depth.ready + depth.leased + depth.delayed for depth in self.depths())
 
     def drain(self, timeout: float = 40.0) -> None:
-        """Wait until the broker has nothing left to do."""
+        """Wait until the broker has nothing left to do.
+
+        Counting is not one step with every broker, so what moves meanwhile may be missed; but not several times.
+        """
         try:
-            eventually(lambda: self.left() == 0, "the broker is quiet", timeout=timeout)
+            eventually(lambda: all(self.left() == 0 for _ in range(LOOKS)), "the broker is quiet", timeout=timeout)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.depths()}\n{self.complaints()}") from error
 
@@ -369,7 +394,7 @@ class Fleet:
             quarantined=[task_id for task_id in kept if task_id],
             cancelled=self.cancelled,
             depths=self.depths(),
-            residue={"processes": len(self.alive())},
+            residue={"processes": len(self.alive()), **self.broker.leftovers()},
             fenced=fenced,
             healed_at=healed_at,
         )

@@ -30,6 +30,8 @@ Direction = Literal["requests", "replies"]
 
 #: Bytes that are read at once; small enough for a throttle to be smooth.
 CHUNK = 16_384
+#: Seconds between two pieces of what is throttled: whoever reads sees many half frames.
+TICK = 0.02
 #: Seconds a command to the proxy's thread may take.
 PATIENCE = 10.0
 _RESET = struct.pack("ii", 1, 0)
@@ -70,6 +72,8 @@ class _Pair:
         self.client, self.server = client, server
         #: Whether the server's side is gone and the client has not been told.
         self.half_open = False
+        #: The direction on which it is about to be cut; the other one carries nothing any more.
+        self.doomed: Direction | None = None
 
     def reset(self) -> None:
         for writer in (self.client, self.server):
@@ -176,7 +180,8 @@ class Proxy:
         :param direction: ``requests`` or ``replies``.
         :param marker: bytes to look for, across segments; empty: whatever comes next.
         :param after: bytes after the marker that are still forwarded.
-        :param forward: the other side gets what came up to the marker's end; else nothing of that segment.
+        :param forward: the other side gets what came up to the marker's end, and its answer is lost; else it gets
+            nothing of that segment.
         """
         trap = _Trap(direction, marker, after, forward or after > 0)
         self._do(lambda: self._traps.append(trap))
@@ -256,8 +261,8 @@ class Proxy:
                 self._carry(pair, "requests", reader, to_server),
                 self._carry(pair, "replies", from_server, writer),
             )
-        except OSError:
-            pass
+        except (OSError, asyncio.CancelledError):
+            pass  # the end of a connection, or of the proxy
         finally:
             self._pairs.discard(pair)
             pair.reset()
@@ -298,6 +303,7 @@ class Proxy:
                     sink.write_eof()
                 return
             if self._traps and (cut := self._trapped(direction, seen, data)) is not None:
+                pair.doomed = direction
                 way.carried += await _send(sink, data[:cut])
                 self._pairs.discard(pair)
                 # The other side has read what it is to get before it hears of the reset.
@@ -305,11 +311,15 @@ class Proxy:
                 pair.reset()
                 return
             seen = (seen + data)[-256:]
-            if pair.half_open:
+            if pair.half_open or pair.doomed not in (None, direction):
                 continue
-            way.carried += await _send(sink, data)
-            if way.rate is not None:
-                await _passes(len(data) / way.rate)
+            while data:
+                rate = way.rate
+                size = len(data) if rate is None else max(1, int(rate * TICK))
+                piece, data = data[:size], data[size:]
+                way.carried += await _send(sink, piece)
+                if rate is not None:
+                    await _passes(len(piece) / rate)
 
     def _trapped(self, direction: Direction, seen: bytes, data: bytes) -> int | None:
         """How many bytes of *data* go through before the cut; ``None``: there is none."""

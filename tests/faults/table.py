@@ -21,7 +21,7 @@ the fault cannot touch: what was published and confirmed, what ran, and how ofte
 * **recovery**: seconds from the fault, or its end, to the next start of a task; the longest. A lease lasts
   {lease:g} s in these runs, 15 s by default.
 
-{runs} runs with {seeds} seeds; kern {version}, Python {python}.
+{runs} runs with {seeds} seeds; kern {version}, Python {python}; {brokers}.
 
 | scenario | broker | runs | calls | lost | unexpected | duplicates | fenced | quarantined | recovery |
 |---|---|---|---|---|---|---|---|---|---|
@@ -37,7 +37,8 @@ def render(rows: Iterable[Row], **facts: Any) -> str:
         gathered.setdefault((row["scenario"], row["broker"]), []).append(row)
     runs = sum(len(of_one) for of_one in gathered.values())
     lines = [_line(scenario, broker, gathered[scenario, broker]) for scenario, broker in sorted(gathered)]
-    return HEAD.format(runs=runs, **facts) + "".join(lines)
+    met = sorted({f"{row['broker']} {row['version']}" for of_one in gathered.values() for row in of_one})
+    return HEAD.format(runs=runs, brokers=", ".join(met), **facts) + "".join(lines)
 
 
 def _line(scenario: str, broker: str, rows: list[Row]) -> str:

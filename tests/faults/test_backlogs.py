@@ -12,7 +12,7 @@ from kern_testing.waiting import eventually
 
 MEGABYTE = 1024 * 1024
 #: Calls that wait, and those a worker is seen at work on before they are taken away again.
-BACKLOG = {"SQLite": 20_000, "Redis": 100_000}
+BACKLOG = {"SQLite": 20_000, "Redis": 50_000}
 DELAYED = 2_000
 
 
@@ -51,7 +51,8 @@ def test_f37_delayed_calls_survive_all_workers(fleet: Fleet, balance: Balance) -
     due = time.time() + 2.0 + 4 * (time.monotonic() - began)
     eta = datetime.fromtimestamp(due, UTC)
     fleet.app.send_many([fleet.app.signature("project.step", task_id=call, eta=eta) for call in calls])
-    assert fleet.depths()[0].delayed == DELAYED
+    # Those published with their time in the header, as Celery does, are put aside by the first worker that sees them.
+    eventually(lambda: fleet.depths()[0].delayed == DELAYED, "all wait for their time")
     first.kill()
     fleet.stop(second)
     assert fleet.depths()[0].delayed == DELAYED

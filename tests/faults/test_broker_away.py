@@ -59,6 +59,37 @@ def test_f10_an_idle_worker_resumes(fleet: Fleet, server: Server, balance: Balan
     balance(fleet, "F10 broker restarted three times, worker idle", 0, healed_at, RESUMED)
 
 
+#: Publishes one by one; the ledger knows what it intended and what it was told.
+PUBLISHER = """
+from kern_testing.ledger import Ledger
+from project import PLACE, step
+
+ledger = Ledger(PLACE)
+for number in range({calls}):
+    with ledger.publishing(f"call-{{number}}"):
+        step.apply_async(task_id=f"call-{{number}}")
+"""
+CALLS, RESTARTS = 400, 3
+
+
+@on(*SERVED)
+def test_f10_publishers_are_told_the_truth_while_the_broker_restarts(
+    fleet: Fleet, server: Server, balance: Balance, chance: random.Random
+) -> None:
+    """Three times, without warning. What was confirmed is there, and what was sent again is there once."""
+    publisher = fleet.script(PUBLISHER.format(calls=CALLS))
+    for restart in range(1, RESTARTS + 1):
+        enough = restart * CALLS // (RESTARTS + 1) + chance.randint(0, 20)
+        eventually(lambda enough=enough: len(fleet.ledger.published()) >= enough, "calls are published", timeout=60)
+        server.restart(hard=True)
+    assert publisher.wait(60) == 0, publisher.said()
+    worker = fleet.worker()
+    fleet.drain()
+    fleet.stop(worker)
+    report = balance(fleet, f"F10 broker killed {RESTARTS} times while calls are published")
+    assert len(report.confirmed) > CALLS / 2
+
+
 @on(*SERVED)
 def test_f11_everybody_resumes_after_the_broker_was_frozen(fleet: Fleet, server: Server, balance: Balance) -> None:
     """For longer than a lease: leases end while nobody can renew them, and what runs meanwhile is not lost."""

@@ -61,7 +61,7 @@ def test_f02_what_ran_when_its_worker_was_killed_runs_within_the_lease(fleet: Fl
     balance(fleet, "F02 worker killed while it runs a task", 0, killed_at, LEASE + 1.5)
 
 
-@on("sqlite", "postgresql")
+@on("sqlite", "postgresql", "redis")
 def test_f39_a_worker_that_was_frozen_for_longer_than_its_lease_is_fenced(fleet: Fleet, balance: Balance) -> None:
     """It wakes up in the middle of a task that somebody else has done: its late outcome changes nothing."""
     (call,) = fleet.publish("hold", "go")

@@ -234,5 +234,6 @@ def test_f29_what_an_operator_hands_back_while_it_runs_runs_again(fleet: Fleet, 
     fleet.drain()
     fleet.stop(first)
     assert fleet.app.AsyncResult(call).get(timeout=10) == call
-    report = balance(fleet, "F29 handed back by an operator while it runs", 1)
+    # A worker that runs several at once may run both at once.
+    report = balance(fleet, "F29 handed back by an operator while it runs", 1, concurrent=1)
     assert (report.fenced, report.duplicates) == (1, 1)

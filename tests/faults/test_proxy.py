@@ -170,6 +170,17 @@ def test_a_request_is_forwarded_and_its_reply_cut_off(proxy: Proxy) -> None:
         assert proxy.carried("replies") == 5
 
 
+def test_a_request_is_forwarded_and_whatever_answers_it_is_lost(proxy: Proxy) -> None:
+    with connect(proxy) as connection:
+        ask(connection, b"hello")
+        proxy.cut_at("requests", b"question", forward=True)
+        connection.sendall(b"a question")
+        with pytest.raises(ConnectionResetError):
+            connection.recv(1)
+        assert proxy.carried("requests") == 15
+        assert proxy.carried("replies") == 5
+
+
 def test_a_reply_is_cut_in_its_middle(proxy: Proxy) -> None:
     with connect(proxy) as connection:
         proxy.cut_at("replies", after=70_000)

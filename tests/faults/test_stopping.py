@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from tests.faults.fleet import LEASE, Balance, Fleet
+from tests.faults.fleet import LEASE, RECOVERY, Balance, Fleet
 
 from kern_testing.waiting import eventually
 
@@ -86,6 +86,25 @@ def test_f06_a_second_signal_hands_back_at_once(
     fleet.stop(other)
     assert set(fleet.ended()) == {*held, *rest}
     balance(fleet, f"F06 {' and '.join(number.name for number in signals)}")
+
+
+def test_f06_a_worker_that_is_killed_while_it_stops_loses_nothing(fleet: Fleet, balance: Balance) -> None:
+    """As a supervisor does whose patience ends before the worker's; what ran runs again when the lease has ended."""
+    held = fleet.publish("hold", "go", count=fleet.slots)
+    rest = fleet.publish("step", count=3)
+    worker = fleet.worker(worker_soft_shutdown_timeout=LONG)
+    fleet.until_started(held)
+    worker.send(signal.SIGTERM)
+    eventually(lambda: fleet.told("stopping"), "the signal is heard")
+    worker.kill()
+    killed_at = time.monotonic()
+    fleet.until_gone()
+    fleet.release("go")
+    other = fleet.worker()
+    fleet.drain()
+    fleet.stop(other)
+    assert sorted(fleet.ended()) == sorted([*held, *rest])
+    balance(fleet, "F06 SIGTERM, and SIGKILL before it has stopped", 0, killed_at, RECOVERY)
 
 
 def test_f06_a_task_that_cannot_be_interrupted_keeps_no_worker(fleet: Fleet, balance: Balance) -> None:

@@ -240,3 +240,26 @@ def test_a_server_that_became_a_replica_is_left_and_found_again(connect: Connect
     worker.written(worker.port.drive(reply, 20))
     assert worker.port.drive(renewal, 20) == frozenset()
     assert [depth.ready for depth in worker.depths(queue, following)] == [0, 1]
+
+
+def test_who_waits_hands_back_what_has_expired(connect: Connect) -> None:
+    """A claim that finds nothing looks whether somebody died: nobody waits for a heartbeat."""
+    dying, waiting, queue = connect(), connect(), make.unique("queue")
+    (task_id,) = dying.publish(make.publication(queue))
+    dying.claim(queue, lease_seconds=0.05)
+    (delivery,) = waiting.claim_eventually(queue, count=1)
+    assert (delivery.task_id, delivery.suspect) == (task_id, True)
+
+
+def test_without_tracking_messages_are_found_by_looking(connect: Connect, redis_url: str, ask: Ask) -> None:
+    """A server that forbids to be asked for news is one without news, and works."""
+    ask("ACL", "SETUSER", "deaf", "on", ">secret", "~*", "&*", "+@all", "-client|tracking", "-client|caching")
+    try:
+        worker, queue = connect(redis_url.replace("://", "://deaf:secret@")), make.unique("queue")
+        assert worker.claim(queue) == []
+        worker.publish(make.publication(queue))
+        worker.settle(worker.claim_one(queue))
+        assert not worker.downs
+        worker.stop()
+    finally:
+        ask("ACL", "DELUSER", "deaf")

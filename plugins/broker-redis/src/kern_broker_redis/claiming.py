@@ -17,7 +17,7 @@ from kern.delivery import Delivery
 from kern.errors import DecodeError
 from kern_broker_redis import notes
 from kern_broker_redis.holdings import Holding, Holdings
-from kern_broker_redis.leases import RENEW
+from kern_broker_redis.leases import RENEW, Leases
 from kern_broker_redis.names import Names
 from kern_broker_redis.records import parts
 from kern_redis_client.envelope import decode
@@ -31,7 +31,7 @@ CLAIM = load("kern_broker_redis", "scripts/claim", include=("record", "waiting")
 LEAVE = load("kern_broker_redis", "scripts/leave", include=("waiting",))
 SCRIPTS = (CLAIM, LEAVE)
 #: What stands in a claim's answer before its messages.
-HEAD = 5
+HEAD = 6
 #: How often a claim looks again because something came just when it had found nothing.
 LOOKS = 3
 
@@ -43,10 +43,13 @@ class Claiming:
     :param reply_seen: told the server's time (ms) with each answer.
     """
 
-    def __init__(self, name: str, names: Names, holdings: Holdings, reply_seen: Callable[[int], None]) -> None:
+    def __init__(
+        self, name: str, names: Names, holdings: Holdings, leases: Leases, reply_seen: Callable[[int], None]
+    ) -> None:
         self._name = name
         self._names = names
         self._holdings = holdings
+        self._leases = leases
         self._reply_seen = reply_seen
         self._owner = ""
         self._waits = False
@@ -71,12 +74,16 @@ class Claiming:
             return Claimed()
         claimed = Claimed()
         for _ in range(LOOKS):
-            claimed, lists = yield from self._once(claim, shares)
+            claimed, lists, expired = yield from self._once(claim, shares)
+            # Sentries look after the dead, too, sooner than the next heartbeat.
+            if expired and (back := (yield from self._leases.recover())):
+                logger.warning("messages of dead workers handed back", messages=back)
+                continue
             if not lists:
                 break
             armed, came = yield [("CLIENT", "CACHING", "YES"), ("EXISTS", *lists)]
             if isinstance(armed, Exception):
-                logger.warning("the server will not tell of new messages", server=self._name, error=str(armed))
+                break  # it was said when the connection was made
             if not isinstance(came, int) or not came:
                 break
         if claimed.deliveries:
@@ -88,8 +95,8 @@ class Claiming:
         if self.waiting:
             yield [LEAVE.call((self._names("kern.leases"),), (self._names.prefix, self._owner, *self.waiting))]
 
-    def _once(self, claim: Claim, shares: Mapping[str, int]) -> Conversation[tuple[Claimed, Sequence[str]]]:
-        """What was claimed; if nothing, the lists to be told of."""
+    def _once(self, claim: Claim, shares: Mapping[str, int]) -> Conversation[tuple[Claimed, Sequence[str], bool]]:
+        """What was claimed; if nothing, the lists to be told of, and whether leases have expired."""
         base, self._count = self._count, self._count + claim.limit
         queues, keys = self._keys(shares)
         try:
@@ -98,7 +105,7 @@ class Claiming:
             answer = yield from self._after_all(claim, keys, base)
         if isinstance(answer, Exception):
             raise failure(answer, self._name)
-        now, next_due, noted, sentry_of, broken = answer[:HEAD]
+        now, next_due, noted, sentry_of, broken, expired = answer[:HEAD]
         self._reply_seen(now)
         if broken:
             self._report(keys, broken)
@@ -108,12 +115,12 @@ class Claiming:
             if self._waits:
                 self.waiting = queues
             lists = [key for queue in sentry_of for key in keys[(queue - 1) * steps : queue * steps]]
-            return Claimed((), waits_for), lists
+            return Claimed((), waits_for), lists, bool(expired)
         self.waiting = ()
         deliveries = self._deliveries(answer, queues, base)
         if noted:
             deliveries = yield from self._with_notes(deliveries)
-        return Claimed(tuple(deliveries), waits_for), ()
+        return Claimed(tuple(deliveries), waits_for), (), False
 
     def _keys(self, shares: Mapping[str, int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         queues = tuple(shares)
@@ -186,7 +193,7 @@ class Claiming:
             if isinstance(answer, Exception):
                 raise failure(answer, self._name)
         numbers = {key: number for number, key in enumerate(keys, 1)}
-        answer = [renewed[0], -1, 1, (), ()]
+        answer = [renewed[0], -1, 1, (), (), 0]
         for record in records:
             if record is not None:
                 key, envelope = parts(record)

@@ -35,7 +35,7 @@ from kern_redis_client.scripts import load
 SETTLE = load("kern_broker_redis", "scripts/settle", include=("deliver", "record", "plans"))
 SCRIPTS = (SETTLE,)
 #: What one script call may hold at most: items, and bytes.
-ITEMS, BYTES = 100, 1024 * 1024
+ITEMS, BYTES = 100, 512 * 1024
 
 
 @attrs.frozen
@@ -236,7 +236,8 @@ class Settling:
             arguments.append("R")
         else:
             end = self._end(item.disposition, holding)
-            size += sum(len(argument) for argument in end if isinstance(argument, bytes))
+            # What the server has of it is moved, too.
+            size += 2 * (message.size if message is not None else len(delivery.raw or b""))
             arguments += end
         arguments += plan
         for publication in publications:

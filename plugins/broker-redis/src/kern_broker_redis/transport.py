@@ -106,11 +106,11 @@ class RedisTransport(Transport):
         self._sink: EventSink = _nobody
         self._started = self._connected_before = False
         clock, holdings = ServerClock(), Holdings()
-        self._claiming = Claiming(name, names, holdings, clock.seen)
+        self._leases = Leases(name, names, holdings, clock.seen)
+        self._claiming = Claiming(name, names, holdings, self._leases, clock.seen)
         self._settling = Settling(
             name, names, holdings, self.server, address.database, options.quarantine_bytes, clock.now
         )
-        self._leases = Leases(name, names, holdings, clock.seen)
         self._celery_leases = CeleryLeases(name, names, options)
         self._publishing = Publishing(name, names, options.deadletter_queue)
         self._operating = Operating(name, names)
@@ -180,7 +180,11 @@ class RedisTransport(Transport):
                 self._sink(Lost(lost))
             (tracking,) = yield [("CLIENT", "TRACKING", "ON", "OPTIN")]
             if isinstance(tracking, Exception):
-                raise failure(tracking, self.url)
+                logger.warning(
+                    "the server does not tell of new messages, which are found by looking each second",
+                    error=str(tracking),
+                    server=self.url,
+                )
             refused = yield [("SUBSCRIBE", self._ring)]
             if refused:
                 raise failure(refused[0], self.url)

@@ -5,7 +5,8 @@
 --       whether the owner waits if there is nothing ('1'), whether it waits now ('1'); then of each queue its name and
 --       how many messages at most.
 -- Answers: now (ms), when the next delayed message is due (ms; -1: none), length of kern.notes, queues the owner is a
---          sentry of, lists that are none, then of each message its list and its envelope. Queues and lists by number.
+--          sentry of, lists that are none, whether leases have expired (1 or 0; only told to sentries), then of each
+--          message its list and its envelope. Queues and lists by number.
 
 local MOVED, MOVED_BYTES = 200, 262144
 local CHUNK = 64
@@ -204,8 +205,15 @@ if taken > 0 then
   end
 end
 
-local answer = { now, next_due, redis.call('HLEN', prefix .. 'kern.notes'), sentry_of, broken }
+local expired = 0
+if #sentry_of > 0 then
+  local first = redis.call('ZRANGE', index, 0, 0, 'WITHSCORES')
+  if first[1] and tonumber(first[2]) <= now then
+    expired = 1
+  end
+end
+local answer = { now, next_due, redis.call('HLEN', prefix .. 'kern.notes'), sentry_of, broken, expired }
 for position = 1, #messages do
-  answer[position + 5] = messages[position]
+  answer[position + 6] = messages[position]
 end
 return answer

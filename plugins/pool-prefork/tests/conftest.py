@@ -53,11 +53,11 @@ class Bench:
     def children(self, pool: Running, count: int) -> set[int]:
         """Ids of the pool's processes, once there are *count*."""
 
-        def found() -> set[int] | None:
+        def found() -> set[int]:
             pids = set(pool.pool.info()["processes"])
-            return pids if len(pids) == count else None
+            return pids if len(pids) == count else set()
 
-        return eventually(found, f"there are {count} processes")  # type: ignore[return-value]
+        return eventually(found, f"there are {count} processes")
 
     def stop(self) -> None:
         for running in self.started:

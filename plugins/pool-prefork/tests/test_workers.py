@@ -213,7 +213,7 @@ def test_nothing_outlives_a_killed_worker(start: Start, client: Kern, tmp_path: 
     client.send_task("wait", (str(gate),))
     client.send_task("hold-gil", (str(gate),))
     running_in(gate, 2)
-    family = eventually(lambda: found if len(found := worker.family()) == 5 else None, "all are there")
+    family = eventually(lambda: found if len(found := worker.family()) == 5 else {}, "all are there")
     worker.send(signal.SIGKILL)
     worker.wait()
     begin = time.monotonic()

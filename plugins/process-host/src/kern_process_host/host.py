@@ -94,7 +94,7 @@ class Host:
         self._froze = plan is None and not gc.get_freeze_count()
         if plan is None:
             self._make_ready_to_share()
-            self._launcher = ForkLauncher(self._forget_main, self._birth, self._on_zygote_lost)
+            self._launcher = ForkLauncher(hostname, self._forget_main, self._birth, self._on_zygote_lost)
         else:
             self._launcher = SpawnLauncher(plan, hostname, serve, self._shared)
 

@@ -53,7 +53,9 @@ class ForkLauncher(Launcher):
     :param lost: told when the zygote is gone.
     """
 
-    def __init__(self, forget: Callable[[], None], birth: zygote.Birth, lost: Callable[[], None]) -> None:
+    def __init__(
+        self, hostname: str, forget: Callable[[], None], birth: zygote.Birth, lost: Callable[[], None]
+    ) -> None:
         self._lost = lost
         self._loop: asyncio.AbstractEventLoop | None = None
         self._control, control = descriptors.socket_pair()
@@ -63,7 +65,7 @@ class ForkLauncher(Launcher):
             self._control.close()
             forget()
 
-        self.pid = zygote.start(control, others, birth)
+        self.pid = zygote.start(control, others, birth, f"kern: {hostname} zygote")
         control.close()
 
     def begin(self, loop: asyncio.AbstractEventLoop, born: Callable[[int, int], None], ended: Ended) -> None:

@@ -37,6 +37,8 @@ class Process:
         #: Why we ended it; ``None``: we did not.
         self.reason: str | None = None
         self._orders = 0
+        #: How often it has been told that there are orders.
+        self.reminded = 0
         #: It is to be killed as soon as it is known.
         self._doomed = False
 
@@ -77,6 +79,7 @@ class Process:
 
     def remind(self) -> None:
         """Say that there are orders; once may be too early to be heard."""
+        self.reminded += 1
         self.kill(ORDERS)
 
     def leave(self) -> None:

@@ -22,6 +22,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from setproctitle import setproctitle
+
 from kern_process_host import descriptors
 from kern_process_host.wire import decode, encode
 
@@ -132,9 +134,10 @@ class Zygote:
             pass  # the main process is gone, which the next look at the socket says
 
 
-def start(control: socket.socket, others: Callable[[], None], birth: Birth) -> int:
+def start(control: socket.socket, others: Callable[[], None], birth: Birth, title: str) -> int:
     """Fork a zygote; its pid. In the zygote this never returns.
 
+    :param title: what it is called in the list of processes.
     :param others: closes what the new process must not have.
     """
     # Nothing of what the main process has yet to write may be written twice.
@@ -146,6 +149,7 @@ def start(control: socket.socket, others: Callable[[], None], birth: Birth) -> i
         return pid
     try:
         signal.set_wakeup_fd(-1)
+        setproctitle(title)
         others()
         _forget_loops()
         Zygote(control, birth).run()

@@ -89,6 +89,7 @@ def test_a_url_wins_over_options_and_these_over_defaults() -> None:
     assert (given.silence, given.connect_timeout, given.client_name) == (7.0, 2.0, "mine")
     assert (parse("redis://h").connect_timeout, parse("redis://h").silence) == (4.0, 10.0)
     assert parse("redis://h?health_check_interval=1.5&socket_keepalive=false").health_check_interval == 1.5
+    assert parse("redis://h?health_check_interval=0").health_check_interval == float("inf"), "switched off"
     assert not parse("redis://h?socket_keepalive=false").keepalive
     assert parse("redis://h").keepalive
     assert parse("redis://h", {"global_keyprefix": "app:", "visibility_timeout": 1}).key_prefix == "app:"

@@ -252,10 +252,15 @@ class Link:
             self._complete()
         return reply
 
-    def listen(self, wanted: bool = True) -> None:
-        """Whether messages that come unasked are of interest at this moment."""
+    def listen(self, wanted: bool = True, patient: bool = False) -> None:
+        """Whether messages that come unasked are of interest at this moment.
+
+        :param patient: whoever is interested is about to read himself: the attendant waits a moment whether he does.
+        """
         self._listening = wanted
         if wanted:
+            if patient:
+                self._driven_at = time.monotonic()
             self._get_help()
 
     def help_wanted(self) -> None:
@@ -297,7 +302,9 @@ class Link:
             wire = self._wire
             try:
                 if wire is not None and self._enter(wire):
-                    self._pump(wire, left)
+                    # Whoever read before may have completed it just before he left: nothing would come any more.
+                    if not reply.done():
+                        self._pump(wire, left)
                     continue
             finally:
                 # Also where an exception came out of nowhere just after it had entered.
@@ -343,6 +350,8 @@ class Link:
         """Until *reply* is there, or it is this thread's turn to read."""
         reads_next = False
         with self._lock:
+            if self._inherited:
+                raise inherited(self._name)
             if self._wire is not None and not self._wire.reader:
                 return
             self._driven_at = time.monotonic()
@@ -386,6 +395,7 @@ class Link:
                     self._loop.call_soon_threadsafe(self._take_over, wire, first)
                 except RuntimeError:  # the loop has ended, and with it whoever wanted this
                     wire.socket.close()
+                    break
             return
         if first is not None:
             first.set_exception(closed(self._name))
@@ -649,7 +659,7 @@ class Link:
             self._help.clear()
             with self._lock:
                 wire = self._wire
-                if wire is not None and not wire.asked:
+                if wire is not None and not wire.asked and not self._waiting:
                     self._urgent = False
                 wanted = wire is not None and (self._listening or self._urgent)
                 driven = not self._urgent and time.monotonic() - self._driven_at < STEP_ASIDE
@@ -920,6 +930,8 @@ class Link:
         self._lock = threading.RLock()
         self._depth = 0
         self._closed = self._inherited = True
+        # Replies of the parent are not completed here: their locks may be those of threads that do not exist.
+        self._finished, self._waiting, self._queue = [], deque(), deque()
         wire, self._wire = self._wire, None
         descriptors = [self._bell, self._bell_rope]
         self._bell = self._bell_rope = -1

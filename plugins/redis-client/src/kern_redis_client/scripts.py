@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import pkgutil
 from collections.abc import Sequence
-from importlib import resources
 
 import attrs
 
@@ -37,8 +37,12 @@ def load(package: str, name: str, include: Sequence[str] = ()) -> Script:
 
 def fragment(name: str) -> str:
     """Text of a fragment, to be put before a script."""
-    return _read("kern_redis_client", "lua", f"{name}.lua")
+    return _read("kern_redis_client", f"lua/{name}.lua")
 
 
-def _read(package: str, *path: str) -> str:
-    return resources.files(package).joinpath(*path).read_text("utf-8")
+def _read(package: str, path: str) -> str:
+    # importlib.resources would take longer to import than all of this package.
+    text = pkgutil.get_data(package, path)
+    if text is None:
+        raise FileNotFoundError(f"{package} has no {path}")
+    return text.decode()

@@ -17,6 +17,7 @@ the URL of any of its nodes; its keys then need one hash tag in ``global_keypref
 from __future__ import annotations
 
 import enum
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -272,7 +273,7 @@ class _Reader:
             key_prefix=self._text(options, "global_keyprefix") or "",
             connect_timeout=self._seconds(options, ("socket_connect_timeout",), CONNECT_TIMEOUT),
             silence=self._seconds(options, ("socket_timeout", "timeout"), SILENCE),
-            health_check_interval=self._seconds(options, ("health_check_interval",), HEALTH_CHECK_INTERVAL),
+            health_check_interval=self._health_check(options),
             keepalive=keepalive,
             keepalive_options=self._keepalive_options(options.get("socket_keepalive_options")),
             client_name=self._client_name(options),
@@ -500,10 +501,16 @@ class _Reader:
                 seconds = float(value)
             except (TypeError, ValueError):
                 seconds = -1.0
-            if not 0 < seconds < float("inf") or isinstance(value, bool):
+            if not 0 < seconds < math.inf or isinstance(value, bool):
                 raise self.bad(f"{key} is a number of seconds above zero, not {value!r}")
             return seconds
         return default
+
+    def _health_check(self, options: Mapping[str, Any]) -> float:
+        # As in redis-py, nought switches it off.
+        if str(options.get("health_check_interval")) in ("0", "0.0"):
+            return math.inf
+        return self._seconds(options, ("health_check_interval",), HEALTH_CHECK_INTERVAL)
 
     def _count(self, options: Mapping[str, Any], key: str) -> int:
         value = options.get(key) or 0

@@ -20,7 +20,7 @@ from kern.saferepr import saferepr
 from kern.serialization import decode_json, encode_json
 
 #: Properties that are the transport's own: what a message brings along of them is not sent on.
-_OWN = ("delivery_info", "priority", "body_encoding", "delivery_tag")
+_OWN = ("delivery_info", "body_encoding", "delivery_tag")
 
 
 @attrs.frozen
@@ -47,10 +47,13 @@ def encode(publication: Publication, tag: str) -> bytes:
     :raises EncodeError: a header or property is nothing that JSON knows; names the type.
     """
     message = publication.message
-    sent = message.properties
-    properties = {name: value for name, value in sent.items() if name not in _OWN}
+    properties = dict(message.properties)
+    priority = properties.pop("priority", 0)
+    if "delivery_tag" in properties or "delivery_info" in properties or "body_encoding" in properties:
+        # It came from a broker: what that one added is made anew, and stands at the end again.
+        properties = {name: value for name, value in properties.items() if name not in _OWN}
     properties["delivery_info"] = {"exchange": publication.exchange, "routing_key": publication.routing_key}
-    properties["priority"] = sent.get("priority", 0)
+    properties["priority"] = priority
     properties["body_encoding"] = "base64"
     properties["delivery_tag"] = tag
     return encode_json(

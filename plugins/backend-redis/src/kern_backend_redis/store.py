@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -49,6 +50,15 @@ logger = log.get_logger("kern.connection")
 
 #: Serializers whose bytes are no text.
 _BINARY = frozenset({"application/x-python-serialize", "application/x-msgpack", "application/data"})
+
+
+def _on_a_loop() -> bool:
+    """Whether an asyncio loop runs this thread, which then cannot read the socket while it waits."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 class RedisResultStore(ResultStore):
@@ -239,7 +249,7 @@ class RedisResultStore(ResultStore):
         link = self._link
         # Whoever watches records goes on to.
         if link is not None and (wanted or not self._lends_records):
-            link.listen(wanted)
+            link.listen(wanted, patient=not _on_a_loop())
 
     def _linked(self) -> Link:
         if self._link is None:

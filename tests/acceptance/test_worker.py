@@ -145,7 +145,7 @@ def test_a_call_comes_back_with_its_result(name: str, project: Project) -> None:
 
 def test_several_workers_share_the_work_and_each_task_runs_once(project: Project) -> None:
     """500 calls, three processes on one file."""
-    workers = [project.kern("-q", "worker", "-A", "project") for _ in range(3)]
+    workers = [project.kern("-q", "worker", "-A", "project", "-P", "solo") for _ in range(3)]
     project.python(
         "from project import app, numbered\n"
         "for start in range(0, 500, 50):\n"

@@ -10,6 +10,7 @@ from typing import TypeVar
 import attrs
 import pytest
 
+from kern import Kern
 from kern.contracts.result_store import Plan
 from kern.contracts.transport import SettleStatus
 from kern.delivery import Delivery
@@ -151,6 +152,26 @@ def test_the_error_of_an_unroutable_follow_up_names_it(connect: Connect) -> None
     assert isinstance(settled.error, PublishRefused)
     assert unroutable.task_id in str(settled.error)
     assert "no-such-exchange" in str(settled.error)
+
+
+def test_what_follows_may_end_in_the_deadletter_queue(connect: Connect, redis_url: str) -> None:
+    """With that option, what no queue is bound for is kept there, and its task is settled; others go their way."""
+    app = Kern("tests", broker_url=redis_url)
+    app.conf.broker_transport_options = {"deadletter_queue": "dead letters"}
+    worker = Connection(RedisTransport(redis_url, app.conf)).start()
+    queue = make.unique("queue")
+    worker.publish(make.publication(queue))
+    unroutable = [make.publication(f"nowhere.{number}", exchange="no-such-exchange") for number in range(2)]
+    follow_ups = [unroutable[0], make.publication(queue), unroutable[1]]
+    worker.settle(worker.claim_one(queue), follow_ups=follow_ups)
+    assert worker.depth(queue).ready == 1
+    kept = worker.claim("dead letters")
+    assert {delivery.task_id for delivery in kept} == {publication.task_id for publication in unroutable}
+    assert {(d.exchange, d.routing_key) for d in kept} == {
+        ("no-such-exchange", "nowhere.0"),
+        ("no-such-exchange", "nowhere.1"),
+    }
+    worker.stop()
 
 
 def test_full_memory_does_not_keep_workers_from_going_on(connect: Connect, ask: Ask) -> None:

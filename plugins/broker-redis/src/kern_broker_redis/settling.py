@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 import hiredis
 
-from kern import seams
+from kern import log, seams
 from kern.contracts.result_store import Plan, Written
 from kern.contracts.transport import Parking, Settled, Settlement, SettleStatus
 from kern.delivery import Delivery
@@ -32,6 +32,8 @@ from kern_redis_client.link import Command, Conversation
 from kern_redis_client.plans import Argument, RedisPlan
 from kern_redis_client.scripts import load
 
+logger = log.get_logger("kern.connection")
+
 SETTLE = load("kern_broker_redis", "scripts/settle", include=("deliver", "record", "plans"))
 SCRIPTS = (SETTLE,)
 #: What one script call may hold at most: items, and bytes.
@@ -46,6 +48,8 @@ class Item:
     disposition: Disposition
     follow_ups: tuple[Publication, ...] = ()
     plan: Plan | None = None
+    #: By number, of what follows: no queue is bound for it, and it goes to the deadletter queue.
+    undelivered: frozenset[int] = frozenset()
 
 
 @attrs.define(eq=False)
@@ -69,6 +73,7 @@ class Settling:
     :param server: the identity that plans for this server have.
     :param database: number of the database.
     :param quota: bytes that quarantine may hold.
+    :param deadletter_queue: receives what no queue is bound for; ``None``: that is refused.
     :param now: seconds since the epoch, the server's clock.
     """
 
@@ -80,6 +85,7 @@ class Settling:
         server: str | None,
         database: int,
         quota: int,
+        deadletter_queue: str | None,
         now: Callable[[], float],
     ) -> None:
         self._name = name
@@ -88,6 +94,7 @@ class Settling:
         self._server = server
         self._database = database
         self._quota = quota
+        self._deadletter_queue = deadletter_queue
         self._now = now
 
     def settle(self, batch: Sequence[Settlement]) -> Conversation[list[Settled]]:
@@ -131,7 +138,9 @@ class Settling:
             if not isinstance(answer, Exception):
                 for entry, status in zip(chunk, answer, strict=True):
                     if isinstance(status, list):
-                        answers[entry.index] = yield from self._unplanned(entry, status, answers)
+                        yield from self._unplanned(entry, status, answers)
+                    elif isinstance(status, bytes) and status.startswith(b"UNROUTABLE ") and self._deadletter_queue:
+                        yield from self._redirected(entry, int(status.split()[1]) - 1, answers)
                     else:
                         answers[entry.index] = self._settled(entry, status)
                 continue
@@ -162,26 +171,37 @@ class Settling:
             return Settled(receipt, SettleStatus.FENCED)
         return Settled(receipt, SettleStatus.DONE, self._problem(entry, status.decode("utf-8", "replace")))
 
-    def _unplanned(self, entry: _Entry, answer: Sequence[Any], answers: list[Settled | None]) -> Conversation[Settled]:
+    def _unplanned(self, entry: _Entry, answer: Sequence[Any], answers: list[Settled | None]) -> Conversation[None]:
         """The plan could not be written as it was: there is another one, or an error."""
         plan = entry.item.plan
         assert isinstance(plan, RedisPlan)
         meaning = plan.answered(answer)
         if isinstance(meaning, Written):
-            return Settled(entry.item.receipt, SettleStatus.DONE, meaning.error)
+            answers[entry.index] = Settled(entry.item.receipt, SettleStatus.DONE, meaning.error)
+            return
         item = attrs.evolve(entry.item, plan=(yield from meaning))
-        again = self._entry(entry.index, item, entry.holding)
-        yield from self._say([again], answers)
-        return _answered(answers[entry.index])
+        yield from self._say([self._entry(entry.index, item, entry.holding)], answers)
+
+    def _redirected(self, entry: _Entry, number: int, answers: list[Settled | None]) -> Conversation[None]:
+        """No queue is bound for one of what follows, and there is one for such."""
+        publication = entry.publications[number]
+        if number in entry.item.undelivered:  # the deadletter queue's own key is no list
+            answers[entry.index] = Settled(entry.item.receipt, SettleStatus.DONE, _unroutable(publication))
+            return
+        logger.warning(
+            "no queue is bound for a message; it goes to the deadletter queue",
+            id=publication.task_id,
+            exchange=publication.exchange,
+            routing_key=publication.routing_key,
+            queue=self._deadletter_queue,
+        )
+        item = attrs.evolve(entry.item, undelivered=entry.item.undelivered | {number})
+        yield from self._say([self._entry(entry.index, item, entry.holding)], answers)
 
     def _problem(self, entry: _Entry, said: str) -> Exception:
         code, _, rest = said.partition(" ")
         if code == "UNROUTABLE":
-            publication = entry.publications[int(rest) - 1]
-            return PublishRefused(
-                f"message {publication.task_id} would be lost: no queue is bound to exchange "
-                f"{publication.exchange!r} under {publication.routing_key!r}"
-            )
+            return _unroutable(entry.publications[int(rest) - 1])
         if code == "QUOTA":
             return RedisError(
                 Kind.FULL,
@@ -240,8 +260,11 @@ class Settling:
             size += 2 * (message.size if message is not None else len(delivery.raw or b""))
             arguments += end
         arguments += plan
-        for publication in publications:
+        for number, publication in enumerate(publications):
             wired = wire(publication, self._names)
+            if number in item.undelivered:
+                assert self._deadletter_queue is not None
+                wired = (wired[0], "", "direct", self._deadletter_queue, *wired[4:])
             size += len(wired[-1])  # type: ignore[arg-type]
             arguments += wired
         return _Entry(index, item, holding, arguments, size, publications)
@@ -285,6 +308,13 @@ class Settling:
             # What a task died of must not keep it from being put aside.
             evidence = {str(key): saferepr(value) for key, value in quarantine.evidence.items()}
             return encode_json({**head, "evidence": evidence})
+
+
+def _unroutable(publication: Publication) -> PublishRefused:
+    return PublishRefused(
+        f"message {publication.task_id} would be lost: no queue is bound to exchange {publication.exchange!r} under "
+        f"{publication.routing_key!r}"
+    )
 
 
 def _answered(answer: Settled | None) -> Settled:

@@ -109,7 +109,14 @@ class RedisTransport(Transport):
         self._leases = Leases(name, names, holdings, clock.seen)
         self._claiming = Claiming(name, names, holdings, self._leases, clock.seen)
         self._settling = Settling(
-            name, names, holdings, self.server, address.database, options.quarantine_bytes, clock.now
+            name,
+            names,
+            holdings,
+            self.server,
+            address.database,
+            options.quarantine_bytes,
+            options.deadletter_queue,
+            clock.now,
         )
         self._celery_leases = CeleryLeases(name, names, options)
         self._publishing = Publishing(name, names, options.deadletter_queue)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from kern import states
-from kern.contracts.result_store import GroupDocument, WriteStatus
+from kern.contracts.result_store import GroupDocument, Join, WriteStatus
 from kern.documents import Meta, decode_document, encode_document
 from kern.message import Message, Publication
 from kern.outcome import Document, JoinPart
@@ -280,8 +280,9 @@ def test_a_chords_keys_are_celerys_after_each_part(
     celerys_url = redis_url.removesuffix("/0") + "/1"
     peer = peer_of(celerys_url, result_backend_transport_options=options, result_chord_expires=700)
     store = opened(result_backend_transport_options=options, result_chord_expires=700)
-    for url in (redis_url, celerys_url):
-        peer_of(url, result_chord_expires=700).open_chord(group_id=GROUP, size=3)
+    peer.open_chord(group_id=GROUP, size=3)
+    store.open_join(Join(GROUP, (), needed=3, layout="celery"))
+    assert keys(ask, 0) == keys(ask, 1), "after its size was announced"
     for task_id, index, value, error in SEQUENCES[name]:
         peer.part(group_id=GROUP, task_id=task_id, index=index, value=value, error=error, body_id=BODY)
         kern_part(store, task_id, index, value, error)

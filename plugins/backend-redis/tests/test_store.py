@@ -341,8 +341,11 @@ def test_a_join_of_thousands_is_opened_and_joined(opened: Opened) -> None:
 
 def test_a_part_of_a_layout_that_is_not_known_is_refused(opened: Opened) -> None:
     part = JoinPart("join", "member", 0, states.SUCCESS, b"1", layout="riak")
+    store = opened()
     with pytest.raises(BackendError, match="'riak'"):
-        opened().plan(parts=[part])
+        store.plan(parts=[part])
+    with pytest.raises(BackendError, match="'riak'"):
+        store.open_join(Join("join", ("member",), layout="riak"))
 
 
 def test_errors_that_a_part_brings_are_published_when_nobody_opened_the_join(opened: Opened) -> None:

@@ -126,6 +126,9 @@ class Join:
     on_error: tuple[Publication, ...] = ()
     #: Seconds since the epoch after which it fails.
     deadline: float | None = None
+    #: As :attr:`kern.outcome.JoinPart.layout`; a join of another layout than kern's own is announced by it, and ends by
+    #: its rules. Where it does not name its members, *needed* is how many parts it has.
+    layout: str = ""
 
 
 @attrs.frozen

@@ -12,8 +12,9 @@ from typing import Any
 
 import attrs
 
+from kern.contracts.result_store import Join
 from kern.documents import encode_document, rebuild_exception
-from kern.errors import ChordError, KernError
+from kern.errors import BackendError, ChordError, KernError
 from kern.message import Message, Publication
 from kern.outcome import Document, JoinPart
 from kern.serialization import JSON, compress, decode, decode_json, decompress, encode, encode_json, serializer_of
@@ -81,6 +82,21 @@ class Results:
     def plain(self, result: Any) -> Any:
         """The value of what :meth:`read` answered."""
         return decode_json(result) if self.is_json else result
+
+
+def open_chord(names: Names, join: Join, life: int) -> Conversation[None]:
+    """Say how many parts there will be; said before the last of them is published.
+
+    :param life: seconds; 0: for ever.
+    """
+    key = names.group(join.id)
+    size = len(join.members) or join.needed or 0
+    expiry = ("EX", life) if life else ()
+    checked((yield [("DEL", f"{key}.c"), ("SET", f"{key}.s", size, *expiry)]))
+
+
+def unknown_layout(layout: str) -> BackendError:
+    return BackendError(f"no join is laid out as {layout!r} here; known is {LAYOUT!r}")
 
 
 class Chords:

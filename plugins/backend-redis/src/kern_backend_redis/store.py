@@ -23,11 +23,11 @@ from kern.contracts.result_store import (
     StoreCapability,
     Written,
 )
-from kern.errors import BackendError, BackendStoreError, BackendUnavailable, ImproperlyConfigured
+from kern.errors import BackendError, BackendUnavailable
 from kern.message import Publication
 from kern.outcome import Document, JoinPart
 from kern.serialization import content_type_of
-from kern_backend_redis import joins, reading, writing
+from kern_backend_redis import chords, joins, reading, writing
 from kern_backend_redis.chords import Results
 from kern_backend_redis.documents import Reader
 from kern_backend_redis.joins import Joins
@@ -59,6 +59,10 @@ def _on_a_loop() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+#: The server is there, and does not do what it was asked.
+_REFUSALS = frozenset({Kind.FORBIDDEN, Kind.FULL, Kind.WRONG_TYPE, Kind.UNSUITABLE, Kind.OTHER})
 
 
 class RedisResultStore(ResultStore):
@@ -96,6 +100,7 @@ class RedisResultStore(ResultStore):
         self._results = Results(options.serializer, content_type, encoding)
         self._writer = Writer(self.url, self.server, self.address.database, names, options, reader, self._results)
         self._joins = Joins(names, options.join_life)
+        self._chord_seconds = options.chord_seconds
         self._groups = Groups(names, self._results, options.life)
         self._link: Link | None = None
         self._watching: Watching | None = None
@@ -127,7 +132,9 @@ class RedisResultStore(ResultStore):
                 logger.warning(warning, server=self.url)
             started.set_result(None)
         else:
-            started.set_exception(self._translated(error))
+            if isinstance(error, RedisError):
+                error = BackendUnavailable(str(error), retryable=error.retryable)
+            started.set_exception(error)
 
     def _greet(self, watching: Watching) -> Conversation[None]:
         # Who may write results and may not announce them would leave everybody waiting.
@@ -220,6 +227,10 @@ class RedisResultStore(ResultStore):
     # -- joins
 
     def open_join(self, join: Join) -> Reply[None]:
+        if join.layout == chords.LAYOUT:
+            return self._converse(chords.open_chord(self._names, join, self._chord_seconds))
+        if join.layout:
+            return failed(chords.unknown_layout(join.layout))
         return self._converse(self._joins.open(join))
 
     def joins_due(self, limit: int = 100) -> Reply[list[JoinState]]:
@@ -275,13 +286,9 @@ class RedisResultStore(ResultStore):
 
     def _translated(self, error: BaseException) -> BaseException:
         """*error* as the contract has it."""
-        if isinstance(error, BackendError | ImproperlyConfigured):
-            return error
-        if isinstance(error, RedisError):
-            return self._backend_error(error)
-        return error
+        return self._backend_error(error) if isinstance(error, RedisError) else error
 
     def _backend_error(self, error: RedisError) -> BackendError:
-        if error.kind in (Kind.WRONG_TYPE, Kind.FULL, Kind.OTHER):
-            return BackendStoreError(str(error))
+        if error.kind in _REFUSALS:
+            return BackendError(str(error))
         return BackendUnavailable(str(error), retryable=error.retryable)

@@ -48,7 +48,16 @@ _OVER = 300
 
 #: What the server says when it is the wrong one, or not ready: nothing of it is a fault of what was to be written.
 _UNAVAILABLE = frozenset(
-    {Kind.UNREACHABLE, Kind.CREDENTIALS, Kind.READ_ONLY, Kind.NOT_READY, Kind.MOVED, Kind.BUSY, Kind.NO_SCRIPT}
+    {
+        Kind.UNREACHABLE,
+        Kind.CREDENTIALS,
+        Kind.READ_ONLY,
+        Kind.DISK,
+        Kind.NOT_READY,
+        Kind.MOVED,
+        Kind.BUSY,
+        Kind.NO_SCRIPT,
+    }
 )
 
 
@@ -144,7 +153,7 @@ class Writer:
         if part.layout == chords.LAYOUT:
             return self._chord_part(part, token)
         if part.layout:
-            raise BackendError(f"no part of a join is laid out as {part.layout!r} here; known is {chords.LAYOUT!r}")
+            raise chords.unknown_layout(part.layout)
         return PartFields(
             self._names.join(part.join_id),
             self._names.joins_due,

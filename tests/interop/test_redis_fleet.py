@@ -69,12 +69,18 @@ def server() -> Iterator[Redis]:
     server.stop()
 
 
+def interpreter(version: str) -> str:
+    """That of the environment that has this Celery."""
+    python = ROOT / VERSIONS[version] / "bin" / "python"
+    if not python.exists():
+        pytest.skip(f"there is no Celery {version}: make {VERSIONS[version]}/.installed")
+    return str(python)
+
+
 @pytest.fixture(scope="module", params=list(VERSIONS))
 def place(request: pytest.FixtureRequest, server: Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """Both workers, each on a queue of its own and on ``shared``; the databases of one version are its own."""
-    python = str(ROOT / VERSIONS[request.param] / "bin" / "python")
-    if not Path(python).exists():
-        pytest.skip(f"there is no Celery {request.param}: make {VERSIONS[request.param]}/.installed")
+    python = interpreter(request.param)
     server.flush()
     fleet = Fleet(tmp_path_factory.mktemp(f"celery-{request.param}"), python, server.url(1), server.url(2))
     celery = Probe(python, "celery_peer.py", **fleet.environment)
@@ -284,12 +290,21 @@ def test_the_most_urgent_runs_first_on_either_side_whoever_sent_it(place: Place,
     assert order == ["first", "third", "last-but-one", "least"]
 
 
-def test_a_celery_worker_takes_over_what_kern_workers_leave(place: Place) -> None:
-    """What a kern client delayed for a queue that only Celery consumes is not held back by kern's own structures."""
-    due = datetime.now(UTC) + timedelta(seconds=1)
-    results = [place.fleet.kern.send_task("peer.echo", args=(n,), countdown=1) for n in range(20)]
-    assert [result.get(timeout=20) for result in results] == list(range(20))
-    assert datetime.now(UTC) >= due
+@pytest.mark.parametrize("version", list(VERSIONS))
+def test_celery_alone_runs_what_kern_delayed(server: Redis, tmp_path: Path, version: str) -> None:
+    """No kern worker is alive: nothing a kern client publishes may wait in structures that only kern knows."""
+    fleet = Fleet(tmp_path, interpreter(version), server.url(3), server.url(4))
+    try:
+        fleet.celery_worker("for-celery", "-c", "1", "-P", "solo").wait_until_ready()
+        due = datetime.now(UTC) + timedelta(seconds=1)
+        by_eta = fleet.kern.send_task("peer.echo", args=("eta",), eta=due)
+        by_countdown = [fleet.kern.send_task("peer.echo", args=(number,), countdown=1) for number in range(20)]
+        assert by_eta.get(timeout=20) == "eta"
+        assert [result.get(timeout=20) for result in by_countdown] == list(range(20))
+        assert datetime.now(UTC) >= due
+        assert not [key for key in ask(server.port, 3, "KEYS", "kern.*") if not key.startswith(b"kern.published")]
+    finally:
+        fleet.close()
 
 
 def test_the_envelope_on_the_list_is_celerys_key_by_key(place: Place) -> None:

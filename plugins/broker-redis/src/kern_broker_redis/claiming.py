@@ -8,7 +8,7 @@ those are then named in an ``EXISTS``, by which the server remembers to tell of 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kern import log, seams
@@ -40,17 +40,13 @@ class Claiming:
     """For one connection.
 
     :param name: the server for messages, its URL with the password masked.
-    :param reply_seen: told the server's time (ms) with each answer.
     """
 
-    def __init__(
-        self, name: str, names: Names, holdings: Holdings, leases: Leases, reply_seen: Callable[[int], None]
-    ) -> None:
+    def __init__(self, name: str, names: Names, holdings: Holdings, leases: Leases) -> None:
         self._name = name
         self._names = names
         self._holdings = holdings
         self._leases = leases
-        self._reply_seen = reply_seen
         self._owner = ""
         self._waits = False
         #: Whether the server has us down as waiting, and for which queues.
@@ -99,14 +95,16 @@ class Claiming:
         """What was claimed; if nothing, the lists to be told of, and whether leases have expired."""
         base, self._count = self._count, self._count + claim.limit
         queues, keys = self._keys(shares)
+        asked_at = time.monotonic()
         try:
             (answer,) = yield [self._command(claim, shares, keys, base)]
         except ConnectionLost:
             answer = yield from self._after_all(claim, keys, base)
+            asked_at = time.monotonic()  # what was lost is known to be
         if isinstance(answer, Exception):
             raise failure(answer, self._name)
         now, next_due, noted, sentry_of, broken, expired = answer[:HEAD]
-        self._reply_seen(now)
+        self._leases.heard(now, asked_at)
         if broken:
             self._report(keys, broken)
         steps = len(self._names.steps)
@@ -225,18 +223,3 @@ class Claiming:
             if key not in self._reported:
                 self._reported.add(key)
                 logger.error("the key of a queue holds something else than a list", key=key, server=self._name)
-
-
-class ServerClock:
-    """The server's time, from what its answers say."""
-
-    def __init__(self) -> None:
-        self._offset = 0.0
-
-    def seen(self, now: int) -> None:
-        """The server has just said that it is *now* (ms)."""
-        self._offset = now / 1000 - time.time()
-
-    def now(self) -> float:
-        """Seconds since the epoch."""
-        return time.time() + self._offset

@@ -1,15 +1,16 @@
 """Keeping leases alive, and handing back those of workers that fell silent.
 
 A lease that has expired is handed back by whoever notices, unless it may have expired for another reason than its
-owner's silence: a server that was down, or out of reach, let nobody renew anything. Whoever finds the server restarted
-prolongs all leases first; and whose own connection was gone looks at others' leases only when they have had the time
-of a lease to come back, too.
+owner's silence: a server that was down, stopped or out of reach let nobody renew anything, and a clock that was set
+makes leases expire all at once. Whoever finds the server restarted prolongs all leases first; and whose own connection
+was gone or silent, or who sees the server's clock jump, looks at others' leases only when they have had the time of a
+lease to come back.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from kern import log
@@ -39,14 +40,13 @@ class Leases:
     """For one connection.
 
     :param name: the server for messages, its URL with the password masked.
-    :param reply_seen: told the server's time (ms) with each answer.
     """
 
-    def __init__(self, name: str, names: Names, holdings: Holdings, reply_seen: Callable[[int], None]) -> None:
+    def __init__(self, name: str, names: Names, holdings: Holdings) -> None:
         self._name = name
         self._names = names
         self._holdings = holdings
-        self._reply_seen = reply_seen
+        self._clock = ServerClock()
         #: What a cluster looks at to know where the script belongs.
         self._keys = (names("kern.leases"),)
         self._owner = ""
@@ -59,6 +59,23 @@ class Leases:
         """In whose name leases are renewed."""
         self._owner = owner
 
+    # -- whom to believe
+
+    def now(self) -> float:
+        """Seconds since the epoch, the server's clock."""
+        return self._clock.now()
+
+    def heard(self, now: int, asked_at: float) -> None:
+        """The server has said that it is *now* (ms), asked at this monotonic time."""
+        seconds = self.seconds / 3
+        jump = self._clock.set(now)
+        if jump > seconds or time.monotonic() - asked_at > seconds:
+            self._doubt()
+
+    def _doubt(self) -> None:
+        """Others may have been kept from renewing."""
+        self._trusted_from = time.monotonic() + self.seconds
+
     # -- a new connection
 
     def reassert(self, again: bool) -> Conversation[frozenset[str]]:
@@ -69,7 +86,7 @@ class Leases:
         lost: frozenset[str] = frozenset()
         if again:
             lost, _known = yield from self._renew(self._holdings.receipts(), self.seconds)
-            self._trusted_from = time.monotonic() + self.seconds
+            self._doubt()
         (server,) = yield [("INFO", "server")]
         if not isinstance(server, Exception) and (run := _field(server, "run_id")):
             until = 0
@@ -97,13 +114,14 @@ class Leases:
     def _renew(self, receipts: Sequence[str], seconds: float) -> Conversation[tuple[frozenset[str], bool]]:
         pieces = [receipts[start : start + RENEWED] for start in range(0, len(receipts), RENEWED)] or [()]
         head = (self._names.prefix, self._owner, max(1, int(seconds * 1000)))
+        asked_at = time.monotonic()
         commands: list[Command] = [RENEW.call(self._keys, (*head, *piece)) for piece in pieces]
         lost: set[str] = set()
         known = False
         for piece, answer in zip(pieces, (yield commands), strict=True):
             if isinstance(answer, Exception):
                 raise failure(answer, self._name)
-            self._reply_seen(answer[0])
+            self.heard(answer[0], asked_at)
             known = known or answer[1] == 1
             lost.update(piece[number - 1] for number in answer[2:])
         return frozenset(lost), known
@@ -167,6 +185,25 @@ class Leases:
         if isinstance(count, Exception):
             raise failure(count, self._name)
         return int(count)
+
+
+class ServerClock:
+    """The server's time, from what its answers say."""
+
+    def __init__(self) -> None:
+        self._ahead = 0.0
+        self._origin: float | None = None
+
+    def set(self, now: int) -> float:
+        """The server has just said that it is *now* (ms); by how many seconds that is not what was expected."""
+        said = now / 1000
+        self._ahead = said - time.time()
+        before, self._origin = self._origin, said - time.monotonic()
+        return 0.0 if before is None else abs(self._origin - before)
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return time.time() + self._ahead
 
 
 def _field(info: bytes, name: str) -> str | None:

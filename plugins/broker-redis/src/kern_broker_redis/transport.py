@@ -43,7 +43,7 @@ from kern_broker_redis import (
     settling,
 )
 from kern_broker_redis.celery_leases import CeleryLeases
-from kern_broker_redis.claiming import Claiming, ServerClock
+from kern_broker_redis.claiming import Claiming
 from kern_broker_redis.declaring import BIND_EXPIRING, Declaring
 from kern_broker_redis.fanout import Fanout
 from kern_broker_redis.holdings import Holdings
@@ -105,9 +105,9 @@ class RedisTransport(Transport):
         self._names = names = options.names(address.database)
         self._sink: EventSink = _nobody
         self._started = self._connected_before = False
-        clock, holdings = ServerClock(), Holdings()
-        self._leases = Leases(name, names, holdings, clock.seen)
-        self._claiming = Claiming(name, names, holdings, self._leases, clock.seen)
+        holdings = Holdings()
+        self._leases = Leases(name, names, holdings)
+        self._claiming = Claiming(name, names, holdings, self._leases)
         self._settling = Settling(
             name,
             names,
@@ -116,7 +116,7 @@ class RedisTransport(Transport):
             address.database,
             options.quarantine_bytes,
             options.deadletter_queue,
-            clock.now,
+            self._leases.now,
         )
         self._celery_leases = CeleryLeases(name, names, options)
         self._publishing = Publishing(name, names, options.deadletter_queue)

@@ -30,6 +30,8 @@ local function kern_wait(prefix, queue, worker, now)
   -- The first write is one that is not refused for want of memory.
   redis.call('ZREMRANGEBYSCORE', sentries, '-inf', now - kern_silent)
   redis.call('ZREMRANGEBYSCORE', idle, '-inf', now - kern_silent)
+  -- Those of the future are from before the clock was set.
+  redis.call('ZREMRANGEBYSCORE', sentries, now + kern_silent, '+inf')
   redis.call('ZADD', idle, now, worker)
   redis.call('PEXPIRE', idle, 60000)
   if redis.call('ZCARD', sentries) >= kern_sentries and not redis.call('ZSCORE', sentries, worker) then

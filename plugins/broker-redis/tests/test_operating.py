@@ -66,8 +66,10 @@ def test_a_purge_forgets_ids_and_notes(transport: Connection, ask: Ask) -> None:
     transport.park(parked, until=ParkUntil(9e9))
     assert ask("HLEN", "kern.notes") == 4
     assert transport.purge("queue") == 310
-    ours = (b"kern.sentries.", b"kern.idle.", b"kern.server_run")
+    ours = (b"kern.sentries.", b"kern.idle.", b"kern.server_run", b"kern.published.")
     assert [key for key in ask("KEYS", "*") if not key.startswith(ours)] == []
+    remembered = [member for slot in range(3) for member in ask("SMEMBERS", f"kern.published.{slot}")]
+    assert [member for member in remembered if b"@" in member] == []
     transport.publish(*batch)
     assert transport.held("queue") == 310
 

@@ -43,6 +43,37 @@ def test_an_answer_that_gets_lost_is_no_second_message(
     assert ask("LLEN", "queue") == count
 
 
+@pytest.mark.parametrize("count", [1, 700])
+def test_not_even_when_it_was_done_with_meanwhile(
+    redis_server: Redis, redis_url: str, ask: Ask, connect: Connect, count: int
+) -> None:
+    """A worker is quicker than a connection that has to be made anew: what it has settled is not published again."""
+    worker, batch = connect(), make.publications("queue", count)
+    with Relay(redis_server.port) as relay:
+        client = connect(redis_url.replace(str(redis_server.port), str(relay.port)), role="client")
+        relay.open.clear()  # no new connection is made until the worker is done
+        relay.lose_answer_to(batch[-1].task_id.encode())
+        reply = client.port.publish(batch)
+        worker.settle(*worker.claim_eventually("queue", count=count))
+        assert relay.lost.is_set()
+        relay.open.set()
+        assert client.port.drive(reply, 30) == [None] * count
+        client.stop()
+    assert worker.held("queue") == 0
+    worker.publish(*batch)
+    assert worker.held("queue") == count, "the same calls may be made again"
+
+
+def test_little_is_remembered_of_what_was_settled(connect: Connect, ask: Ask) -> None:
+    """However much one client publishes: of what has left the broker a few names are kept, for those said last."""
+    client, worker = connect(role="client"), connect()
+    for _ in range(300):
+        client.publish(make.publication("queue"))
+    worker.settle(*worker.claim_eventually("queue", count=300))
+    kept = sum(ask("SCARD", f"kern.published.{slot}") for slot in range(3))
+    assert kept <= 2 * 64, "64 for each minute that went by"
+
+
 def test_each_list_gets_its_own_in_order(transport: Connection, ask: Ask) -> None:
     """One batch for many lists: priorities and queues apart, the order of each kept."""
     batch = [make.publication(f"queue{n % 3}", priority=(0, 5, 9)[n % 2]) for n in range(900)]

@@ -1,7 +1,8 @@
 """Publishing: batches of messages, each batch a script call or a few, answered item by item.
 
-What is published is remembered for a minute or two by its id and where it went, so that saying it again changes
-nothing: a connection that is lost in the middle is no question, the same is said again once it is back.
+What is published is remembered for a minute or two by its id and where it went, while it is in the broker: published
+again, it is there once. What is said has a name, too, which is remembered as long: a connection that is lost in the
+middle is no question, the same is said again on the next and does nothing if it was done, whatever became of it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ PUBLISH = load("kern_broker_redis", "scripts/publish", include=("deliver",))
 PUBLISH_ONE = load("kern_broker_redis", "scripts/publish_one")
 SCRIPTS = (PUBLISH, PUBLISH_ONE)
 
+#: How many sayings of one connection the server remembers.
+SAYINGS = 64
 #: What one script call may hold at most: messages, and bytes.
 MESSAGES, BYTES = 300, 256 * 1024
 
@@ -79,9 +82,13 @@ class _Group:
 
 
 class _Chunk:
-    """What one script call publishes."""
+    """What one script call publishes.
+
+    :ivar said: its number, once it has been said; numbers are never used again.
+    """
 
     def __init__(self) -> None:
+        self.said: int | None = None
         self.groups: dict[tuple[str, str], _Group] = {}
         self.single: list[tuple[int, Wire]] = []
         self.count = self.bytes = 0
@@ -111,8 +118,10 @@ class _Chunk:
         for index, _arguments in self.single:
             yield index
 
-    def command(self, names: Names) -> Command:
-        arguments: list[str | bytes | int | float] = [names.prefix, names.separator, len(self.groups)]
+    def command(self, names: Names, sayer: str, again: bool) -> Command:
+        assert self.said is not None
+        arguments: list[str | bytes | int | float] = [names.prefix, names.separator, f"{sayer}.{self.said}"]
+        arguments += ("1" if again else "", f"{sayer}.{self.said - SAYINGS}", len(self.groups))
         for (routing_key, suffix), group in self.groups.items():
             arguments += (routing_key, suffix, len(group.indexes))
             arguments += group.arguments
@@ -132,6 +141,8 @@ class Publishing:
         self._name = name
         self._names = names
         self._deadletter_queue = deadletter_queue
+        self._sayer = new_tag()
+        self._sayings = 0
         #: Queues that expire when they are not used: the exchanges they are bound to, and after how many milliseconds.
         self._expiring: dict[str, tuple[frozenset[str], int]] = {}
 
@@ -144,35 +155,48 @@ class Publishing:
 
     def publish(self, batch: Sequence[Publication]) -> Conversation[list[Exception | None]]:
         """Publish all of *batch*, in its order; one answer for each."""
-        if len(batch) == 1 and not self._expiring and (yield from self._publish_one(batch[0])):
-            return [None]
+        said: int | None = None
+        if len(batch) == 1 and not self._expiring:
+            done, said = yield from self._publish_one(batch[0])
+            if done:
+                return [None]
         answers: list[Exception | None] = [None] * len(batch)
         chunks = self._chunks(batch, answers)
-        yield from self._say(chunks, batch, answers)
+        if said is not None:
+            chunks[0].said = said
+        yield from self._say(chunks, batch, answers, again=said is not None)
         if self._deadletter_queue is not None:
             undelivered = [index for index, answer in enumerate(answers) if isinstance(answer, _Unroutable)]
             if undelivered:
                 yield from self._bury(undelivered, batch, answers)
         return answers
 
-    def _publish_one(self, publication: Publication) -> Conversation[bool]:
-        """The plain case, which is most of what clients do; whether that was all that had to be said."""
+    def _publish_one(self, publication: Publication) -> Conversation[tuple[bool, int | None]]:
+        """The plain case, which is most of what clients do.
+
+        :return: whether that was all; if its answer was lost, the number of what was said.
+        """
         message, routing_key = publication.message, publication.routing_key
         task_id = message.task_id
         if publication.exchange or publication.due is not None or publication.attempts or not (task_id and routing_key):
-            return False
+            return False, None
         try:
             envelope = encode(publication, new_tag())
         except EncodeError:
-            return False  # it is said where all errors are
-        names = self._names
+            return False, None  # it is said where all errors are
+        names, sayer, said = self._names, self._sayer, self._next()
         key = f"{names.prefix}{routing_key}{names.suffix(message.properties.get('priority'))}"
         remembered = published_as(task_id, "", routing_key)
+        arguments = (names.prefix, remembered, f"{sayer}.{said}", f"{sayer}.{said - SAYINGS}", envelope)
         try:
-            (answer,) = yield [PUBLISH_ONE.call((key,), (names.prefix, remembered, envelope))]
+            (answer,) = yield [PUBLISH_ONE.call((key,), arguments)]
         except ConnectionLost:
-            return False
-        return bool(answer == 1)
+            return False, said
+        return answer == 1, None
+
+    def _next(self) -> int:
+        self._sayings += 1
+        return self._sayings
 
     def _chunks(self, batch: Sequence[Publication], answers: list[Exception | None]) -> list[_Chunk]:
         names = self._names
@@ -204,16 +228,24 @@ class Publishing:
         return [chunk for chunk in chunks if chunk.count]
 
     def _say(
-        self, chunks: Sequence[_Chunk], batch: Sequence[Publication], answers: list[Exception | None]
+        self,
+        chunks: Sequence[_Chunk],
+        batch: Sequence[Publication],
+        answers: list[Exception | None],
+        again: bool = False,
     ) -> Conversation[None]:
-        """Say all, and all of it again after a lost connection: what arrived the first time is known there."""
-        commands = [chunk.command(self._names) for chunk in chunks]
-        if self._expiring:
-            commands += self._prolongations(batch)
-        while commands:
+        """Say all, and all of it again after a lost connection: what was done the first time is known there."""
+        for chunk in chunks:
+            if chunk.said is None:
+                chunk.said = self._next()
+        while chunks:
+            commands = [chunk.command(self._names, self._sayer, again) for chunk in chunks]
+            if self._expiring:
+                commands += self._prolongations(batch)
             try:
                 answered = yield commands
             except ConnectionLost:
+                again = True
                 continue
             for chunk, answer in zip(chunks, answered, strict=False):
                 self._take(chunk, answer, batch, answers)

@@ -1,12 +1,17 @@
 -- Publish: groups of messages for one list each, then single publications as deliver.lua takes them.
 --
--- ARGV: prefix, separator, number of groups; each group is routing key, suffix, count, and then id and envelope of each;
+-- ARGV: prefix, separator, the name of this saying, whether it may have been said before ('1'), the name of one that is
+-- too old to be said again, number of groups; each group is routing key, suffix, count, and then id and envelope of each;
 -- from there on nine arguments a publication.
 -- Answers 1 when all is well, else for each message in this order 1 (sent), 0 (was there already) or why not.
 
 kern_begin(ARGV[1], ARGV[2])
-local at, groups, members, member_of = 4, {}, {}, {}
-for number = 1, tonumber(ARGV[3]) do
+local saying = ARGV[3]
+-- It was done, and the answer lost; what was published may be settled since.
+if ARGV[4] == '1' and kern_known(saying) then return 1 end
+
+local at, groups, members, member_of = 7, {}, {}, {}
+for number = 1, tonumber(ARGV[6]) do
   local group = { routing_key = ARGV[at], suffix = ARGV[at + 1], count = tonumber(ARGV[at + 2]), first = at + 3 }
   groups[number] = group
   for index = 0, group.count - 1 do
@@ -59,8 +64,6 @@ for _, group in ipairs(groups) do
     end
   end
 end
-if #remembered > 0 then kern_remember(remembered) end
-
 while ARGV[at] do
   local sent, problem = kern_send(ARGV, at)
   if sent < 0 then well = false end
@@ -68,5 +71,10 @@ while ARGV[at] do
   at = at + 9
 end
 
+if well then remembered[#remembered + 1] = saying end
+if #remembered > 0 then
+  kern_remember(remembered)
+  redis.call('SREM', kern_current, ARGV[5])
+end
 if well then return 1 end
 return answers

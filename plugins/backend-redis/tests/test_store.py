@@ -22,7 +22,7 @@ from kern_testing import make as making
 from kern_testing.contracts.connection import StoreConnection
 from kern_testing.contracts.records import in_parallel
 from kern_testing.contracts.result_store import body_id, ids, join, parts
-from kern_testing.servers import Redis, Server
+from kern_testing.servers import Redis, RedisCluster, Server
 from kern_testing.waiting import eventually
 
 from .conftest import Ask, Opened
@@ -412,6 +412,26 @@ def test_a_server_that_ends_is_unavailable_and_is_found_again(opened: Opened, st
     other = opened(server.url())
     other.write(document)
     eventually(lambda: document.task_id in store.told, "watches have gone on")
+
+
+def test_a_cluster_is_a_server_where_all_keys_have_one_hash_tag(make: Make) -> None:
+    """Documents, joins and who waits, from whichever node one comes."""
+    cluster = RedisCluster()
+    try:
+        cluster.start()
+        options = {"result_backend_transport_options": {"global_keyprefix": "{kern}"}}
+        store, other = (StoreConnection(make(cluster.url(node), **options)).start() for node in (0, 1))
+        document, opening = other.document(), join(members=2)
+        store.watch(document.task_id)
+        other.write(encode_document(document.task_id, states.STARTED, "x" * 500, whole=True, compression="gzip"))
+        other.write(document)
+        eventually(lambda: document.task_id in store.told, "the result was reported")
+        store.open_join(opening)
+        assert ids(other.write_parts(*parts(opening, (0, 1)))) == [body_id(opening)]
+        store.stop()
+        other.stop()
+    finally:
+        cluster.stop()
 
 
 def test_who_may_not_announce_results_is_told_so_at_the_start(make: Make, started: Callable[[Server], Any]) -> None:

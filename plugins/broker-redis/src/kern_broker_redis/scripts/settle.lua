@@ -43,7 +43,11 @@ end
 
 -- The first write is one that is not refused for want of memory: after it nothing is, so that workers go on. What leaves
 -- is forgotten before what follows is sent, which may have its id.
-redis.call('SREM', prefix .. 'kern.started', unpack(receipts, 3))
+local started = prefix .. 'kern.started'
+redis.call('SREM', started, '')
+if redis.call('EXISTS', started) == 1 then
+  redis.call('SREM', started, unpack(receipts, 3))
+end
 if #members > 0 then
   kern_forget(members)
 end
@@ -172,7 +176,7 @@ if #ended > 0 then
   redis.call('ZREM', index, unpack(ended))
   redis.call('HDEL', leases, unpack(ended))
 end
-if #noted > 0 then
+if #noted > 0 and redis.call('EXISTS', notes) == 1 then
   redis.call('HDEL', notes, unpack(noted))
 end
 return answers

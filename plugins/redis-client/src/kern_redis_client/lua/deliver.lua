@@ -51,7 +51,8 @@ end
 -- Forget that these were published: they have left the broker.
 local function kern_forget(members)
   for slot = 0, 2 do
-    redis.call('SREM', kern_prefix .. 'kern.published.' .. slot, unpack(members))
+    local published = kern_prefix .. 'kern.published.' .. slot
+    if redis.call('EXISTS', published) == 1 then redis.call('SREM', published, unpack(members)) end
   end
 end
 

@@ -339,6 +339,37 @@ def test_a_join_of_thousands_is_opened_and_joined(opened: Opened) -> None:
     assert ids(published) == [body_id(opening)]
 
 
+def test_a_part_may_come_while_its_join_is_being_opened(opened: Opened, ask: Ask) -> None:
+    """Members of a large join are written in several commands: who is not among the first is no stranger."""
+    store = opened()
+    opening = join(members=3)
+    ask("ZADD", f"kern.join.{opening.id}.members", 0, opening.members[0])
+    assert store.write_parts(*parts(opening, (2,))) == []
+    store.open_join(opening)
+    assert ids(store.write_parts(*parts(opening, (0, 1)))) == [body_id(opening)]
+
+
+@pytest.mark.parametrize("layout", ["", "celery"])
+def test_of_many_writers_one_ends_a_join(opened: Opened, layout: str) -> None:
+    """Four connections write all parts, each of them, at once: every part counts once, and the body comes once."""
+    stores = [opened() for _ in range(4)]
+    for _ in range(5):
+        join_id, body = making.unique("join"), making.publication("bodies")
+        stores[0].open_join(Join(join_id, tuple(f"m{n}" for n in range(20)), body=body, layout=layout))
+        members = [
+            JoinPart(join_id, f"m{n}", n, states.SUCCESS, b"%d" % n, body=body, layout=layout) for n in range(20)
+        ]
+        published: list[Any] = []
+
+        def write(store: StoreConnection, members: Any = members, published: Any = published) -> None:
+            published += store.write_parts(*members)
+
+        in_parallel([lambda store=store: write(store) for store in stores])
+        assert ids(published) == [body.task_id]
+        if layout:
+            assert json.loads(published[0].message.body)[0] == [list(range(20))]
+
+
 def test_a_part_of_a_layout_that_is_not_known_is_refused(opened: Opened) -> None:
     part = JoinPart("join", "member", 0, states.SUCCESS, b"1", layout="riak")
     store = opened()

@@ -104,6 +104,8 @@ class Joins:
                 return
             # It counts nobody out before it is open, so they may come in several commands.
             commands = [_members(key, members, start) for start in range(MEMBERS, len(members), MEMBERS)]
+            if self._life:
+                commands.append(("PEXPIRE", f"{key}.members", self._life))
             for start in range(0, len(commands), 8):
                 checked((yield commands[start : start + 8]))
         first = members[:MEMBERS]

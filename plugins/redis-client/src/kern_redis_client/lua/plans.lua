@@ -142,7 +142,9 @@ local function kern_join(key)
     return {
         key = key, opened = row[1], policy = row[2], needed = tonumber(row[3] or nil), size = tonumber(row[4] or nil),
         succeeded = tonumber(row[5] or 0), failed = tonumber(row[6] or 0), closed = row[7],
-        deadline = tonumber(row[8] or nil), members = redis.call('EXISTS', key .. '.members') == 1, fresh = {}, set = {},
+        deadline = tonumber(row[8] or nil), fresh = {}, set = {},
+        -- Before it is open they may not be all there.
+        members = row[1] and redis.call('EXISTS', key .. '.members') == 1,
     }
 end
 

@@ -14,7 +14,7 @@ import attrs
 import pytest
 
 from kern.errors import ImproperlyConfigured
-from kern_redis_client import dialling, facts, urls
+from kern_redis_client import facts, urls
 from kern_redis_client.connect import open_link
 from kern_redis_client.dialling import Dialler
 from kern_redis_client.facts import Durability, ServerFacts
@@ -307,9 +307,7 @@ def test_the_name_of_a_server_has_to_be_that_of_its_certificate(
 ) -> None:
     """A certificate for another name is refused, unless names are not to be checked."""
     resolve = socket.create_connection
-    monkeypatch.setattr(
-        dialling.socket, "create_connection", lambda place, timeout: resolve(("127.0.0.1", place[1]), timeout)
-    )
+    monkeypatch.setattr(socket, "create_connection", lambda place, timeout: resolve(("127.0.0.1", place[1]), timeout))
     authority = quote(str(guarded.certificates.authority))
     url = f"rediss://writer:secret@elsewhere.example:{guarded.tls_port}/0?ssl_ca_certs={authority}"
     error = refused(url)

@@ -158,6 +158,8 @@ class Link:
         self._scripts = {script.sha: script for script in scripts}
         self._silence = silence
         self._ping_after = ping_after
+        #: Seconds after which whoever sleeps on the socket looks at the clock.
+        self._look_every = min(1.0, silence / 4, ping_after / 4)
         #: What the server said about itself at the latest connection.
         self.facts: ServerFacts | None = None
         # Guards all that follows; conversations are stepped under it, callers are told after it.
@@ -290,7 +292,7 @@ class Link:
         until = None if timeout is None else time.monotonic() + timeout
         waiter: _Waiter | None = None
         while not reply.done():
-            left = 1.0 if until is None else min(until - time.monotonic(), 1.0)
+            left = self._look_every if until is None else min(until - time.monotonic(), self._look_every)
             if left <= 0:
                 return False
             if waiter is None and (self._wire is None or self._wire.reader or type(reply) is not _AwaitedReply):
@@ -487,7 +489,7 @@ class Link:
             return
         self._check_silence(wire)
         self._ping_if_idle(wire)
-        self._loop.call_later(min(1.0, self._silence / 4), self._watch_silence, wire)
+        self._loop.call_later(self._look_every, self._watch_silence, wire)
 
     def _check_silence(self, wire: Wire) -> None:
         with self._lock:
@@ -666,7 +668,7 @@ class Link:
                 reads = wire is not None and wanted and not driven and self._enter(wire)
             if wire is not None and reads:
                 try:
-                    self._pump(wire, 1.0)
+                    self._pump(wire, self._look_every)
                 finally:
                     self._leave(wire)
                 self._ping_if_idle(wire)

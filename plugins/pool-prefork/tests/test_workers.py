@@ -276,8 +276,10 @@ def test_an_application_that_starts_threads_is_not_forked(start: Start, client: 
 
 
 def test_processes_can_always_be_started_afresh(start: Start, client: Kern, project: Path) -> None:
-    """Celery's ``worker_pool_start_method``; such processes die with the worker, too."""
-    worker = start("-c", "1", "worker_pool_start_method=spawn").ready()
+    """Celery's ``worker_pool_start_method``. To load the application may take its time; they die with the worker."""
+    with (project / "project.py").open("a") as file:
+        file.write("time.sleep(1.2)\n")
+    worker = start("-c", "1", "worker_pool_start_method=spawn", "worker_proc_alive_timeout=1").ready()
     pid = client.send_task("pid").get(timeout=PATIENCE)
     assert pid in map(int, (project / "loads").read_text().split())
     worker.send(signal.SIGKILL)

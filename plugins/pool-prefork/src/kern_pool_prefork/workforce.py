@@ -18,6 +18,8 @@ STILLBORN = 8
 #: Seconds after which an order that was not carried out is repeated: a signal that comes right before a system call
 #: that waits is heard only after it.
 REPEAT = 0.05
+#: Seconds that a process may take to load the application, where each does so itself.
+LOADING = 120.0
 #: Seconds after which an idle process that does not leave when told to is killed: a task has taken its signal away.
 DEAF = 5.0
 
@@ -58,7 +60,7 @@ class Workforce:
         staying = [process for process in self._host.processes.values() if not process.leaving]
         for _ in range(self._slots - len(staying)):
             process = self._host.launch(self._body)
-            self._loop.call_later(self._alive_timeout, self._expect_ready, process)
+            self._expect_ready(process, self._loop.time() + (LOADING if self._host.loads else self._alive_timeout))
         superfluous = max(0, len(staying) - self._slots)
         for process in sorted(staying, key=lambda process: process.slot.running != 0)[:superfluous]:
             self._dismiss(process)
@@ -121,8 +123,17 @@ class Workforce:
         self._pausing = None
         self.fill()
 
-    def _expect_ready(self, process: Process) -> None:
-        if not process.up and process.number in self._host.processes:
+    def _expect_ready(self, process: Process, deadline: float) -> None:
+        """Look until the deadline whether it is ready; once the application is loaded, there is a nearer one."""
+        assert self._loop is not None
+        if process.up or process.number not in self._host.processes:
+            return
+        if process.loaded is not None:
+            deadline = process.loaded + self._alive_timeout
+        left = deadline - self._loop.time()
+        if left > 0:
+            self._loop.call_later(min(left, self._alive_timeout), self._expect_ready, process, deadline)
+        else:
             logger.error(
                 "process replaced: it was not ready in time",
                 child=process.number,

@@ -17,7 +17,7 @@ from kern import log
 from kern.errors import ImproperlyConfigured
 from kern_process_host import blueprint, descriptors
 from kern_process_host.evidence import Ending
-from kern_process_host.hosted import Hosted, Shared, find_function
+from kern_process_host.hosted import LOADED, Hosted, Shared, find_function
 from kern_process_host.launchers import ForkLauncher, Launcher, SpawnLauncher
 from kern_process_host.process import Process, drain
 from kern_process_host.threads import other_threads
@@ -177,6 +177,11 @@ class Host:
         self._launcher.launch(process, body)
         return process
 
+    @property
+    def loads(self) -> bool:
+        """Whether each process loads the application itself, which may take its time."""
+        return isinstance(self._launcher, SpawnLauncher)
+
     def end(self, done: Callable[[], None]) -> None:
         """Close everything; all processes end at once. *done* is called when the last is gone."""
         assert self._loop is not None
@@ -236,7 +241,10 @@ class Host:
                 # It is gone, or has closed it; who watches it knows.
                 self._loop.remove_reader(process.control.fileno())
                 return
-            self._owner.on_message(process, data, attached)
+            if data == LOADED:
+                process.loaded = self._loop.time()
+            else:
+                self._owner.on_message(process, data, attached)
 
     def _on_born(self, number: int, pid: int) -> None:
         process = self.processes.get(number)

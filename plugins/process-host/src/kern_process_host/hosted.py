@@ -26,7 +26,7 @@ ORDERS = signal.SIGUSR1
 DUMP = signal.SIGRTMIN + 14 if hasattr(signal, "SIGRTMIN") else signal.SIGUSR2
 
 #: First bytes of what a process sends over its own socket.
-UP, LEAVING, ANSWER, ANSWER_IN_FILE = b"U", b"L", b"A", b"F"
+LOADED, UP, LEAVING, ANSWER, ANSWER_IN_FILE = b"I", b"U", b"L", b"A", b"F"
 
 _frame_size = struct.Struct("<I").pack
 #: Longest answer that many processes can write to one pipe without mixing them up.
@@ -91,6 +91,7 @@ class Hosted:
     def run(self, serve: Callable[[Hosted], None]) -> int:
         """Prepare the process, *serve* until there is no more to do, and say goodbye; the exit code."""
         self._prepare()
+        self._send(LOADED)
         set_join_will_block(True)
         self.app.plugins.notify("kern_process_init", app=self.app)
         self._send(UP)

@@ -29,7 +29,8 @@ class Process:
         self.slot = Slot.make()
         self.control, self.theirs = descriptors.socket_pair()
         self.control.setblocking(False)
-        self.made = time.monotonic()
+        #: When the application was there for it, by the monotonic clock; ``None``: not yet.
+        self.loaded: float | None = None
         #: It has said that it is ready.
         self.up = False
         #: It takes nothing more: it has been told so, or has said so.

@@ -94,7 +94,7 @@ class DocumentFields:
 
 @attrs.frozen
 class PartFields:
-    """A part of one of kern's own joins as ``kern_plan`` takes it; see :mod:`kern_redis_client.joins` for the rest."""
+    """A part of one of kern's own joins as ``kern_plan`` takes it."""
 
     #: The join's key, and that of the set of all that have a deadline.
     key: str

@@ -9,7 +9,7 @@ import pytest
 
 from kern.app import Kern
 from kern.errors import ImproperlyConfigured
-from kern_broker_redis.plugin import SCHEMES
+from kern_broker_redis.plugin import SCHEMES, kern_example_urls
 from kern_broker_redis.transport import RedisTransport
 
 URLS = {
@@ -30,6 +30,12 @@ def test_every_scheme_makes_a_transport(scheme: str) -> None:
     transport = app.make_transport()
     assert isinstance(transport, RedisTransport)
     assert transport.stop().result(10) is None
+
+
+def test_examples_of_urls_can_be_used_as_they_are() -> None:
+    for scheme, url in kern_example_urls().items():
+        assert scheme in SCHEMES
+        assert isinstance(Kern("tests", broker=url).make_transport(), RedisTransport)
 
 
 def test_valkeys_schemes_are_rediss_own() -> None:

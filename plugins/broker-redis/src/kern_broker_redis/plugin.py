@@ -32,6 +32,15 @@ def kern_settings() -> Sequence[type[Section]]:
     return [RedisBrokerSettings]
 
 
+@hookimpl
+def kern_example_urls() -> Mapping[str, str]:
+    return {
+        "unix": "unix:///run/redis/redis.sock",
+        "redis+socket": "redis+socket:///run/redis/redis.sock",
+        "sentinel": "sentinel://localhost:26379/0?master_name=mymaster",
+    }
+
+
 def make_transport(url: str, conf: Any) -> Transport:
     """The transport of a Redis server.
 

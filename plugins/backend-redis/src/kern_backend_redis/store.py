@@ -62,7 +62,7 @@ def _on_a_loop() -> bool:
 
 
 #: The server is there, and does not do what it was asked.
-_REFUSALS = frozenset({Kind.FORBIDDEN, Kind.FULL, Kind.WRONG_TYPE, Kind.UNSUITABLE, Kind.OTHER})
+_REFUSALS = frozenset({Kind.FORBIDDEN, Kind.WRONG_TYPE, Kind.UNSUITABLE, Kind.OTHER})
 
 
 class RedisResultStore(ResultStore):

@@ -52,6 +52,8 @@ _UNAVAILABLE = frozenset(
         Kind.UNREACHABLE,
         Kind.CREDENTIALS,
         Kind.READ_ONLY,
+        # Not the document's fault, and it passes: given up for it, a result would be lost.
+        Kind.FULL,
         Kind.DISK,
         Kind.NOT_READY,
         Kind.MOVED,

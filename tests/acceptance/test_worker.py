@@ -144,19 +144,29 @@ def test_a_call_comes_back_with_its_result(name: str, project: Project) -> None:
 
 
 def test_several_workers_share_the_work_and_each_task_runs_once(project: Project) -> None:
-    """500 calls, three processes on one file."""
+    """500 calls, three processes on one file; more for as long as one of the three has not started yet."""
     workers = [project.kern("-q", "worker", "-A", "project", "-P", "solo") for _ in range(3)]
-    project.python(
-        "from project import app, numbered\n"
-        "for start in range(0, 500, 50):\n"
-        "    app.send_many([numbered.s(number) for number in range(start, start + 50)])"
-    )
-    eventually(lambda: len(project.journal()) >= 500, "all have run", timeout=40)
+    sent = 0
+
+    def all_take_part() -> bool:
+        nonlocal sent
+        if len({pid for _what, pid in project.journal()}) == 3 and sent >= 500:
+            return True
+        project.python(
+            "from project import app, numbered\n"
+            f"for start in range({sent}, {sent + 250}, 50):\n"
+            "    app.send_many([numbered.s(number) for number in range(start, start + 50)])"
+        )
+        sent += 250
+        return False
+
+    eventually(all_take_part, "all take part", timeout=60)
+    eventually(lambda: len(project.journal()) >= sent, "all have run", timeout=40)
     for worker in workers:
         code, said = stopped(worker)
         assert code == 0, said
-    assert Counter(what for what, _pid in project.journal()) == {str(number): 1 for number in range(500)}
-    assert {pid for _what, pid in project.journal()} <= {str(worker.pid) for worker in workers}
+    assert Counter(what for what, _pid in project.journal()) == {str(number): 1 for number in range(sent)}
+    assert {pid for _what, pid in project.journal()} == {str(worker.pid) for worker in workers}
 
 
 def test_signals_are_answered_while_a_task_runs(project: Project) -> None:

@@ -28,6 +28,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import hiredis
@@ -88,6 +89,9 @@ class _AwaitedReply(Future[T]):
         super().__init__()
         self._link = link
 
+    def done(self) -> bool:
+        return self._state in _DONE  # without the lock: it is asked often, and the answer does not change back
+
     def result(self, timeout: float | None = None) -> T:
         if not self.done() and not self._link.wait_for(self, timeout):
             raise TimeoutError
@@ -98,14 +102,40 @@ class _AwaitedReply(Future[T]):
             raise TimeoutError
         return super().exception(0)
 
+    def cancel(self) -> bool:
+        try:
+            return super().cancel()
+        except BaseException:
+            _release(self)
+            raise
+
     def add_done_callback(self, fn: Callable[[Future[T]], object]) -> None:
-        super().add_done_callback(fn)
+        _call_back(self, fn)
         if not self.done():
             self._link.help_wanted()
 
 
+_DONE = frozenset({CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED})
+
+
+def _call_back(reply: Future[T], fn: Callable[[Future[T]], object]) -> None:
+    try:
+        Future.add_done_callback(reply, fn)
+    except BaseException:
+        _release(reply)
+        raise
+
+
+def _release(reply: Future[Any]) -> None:
+    """After an interruption: a condition is written in Python, and an exception that comes while one is entered leaves
+    its lock held. Whoever completes the reply, or waits for it, would hang."""
+    condition: Any = reply._condition
+    while condition._is_owned():
+        condition.release()
+
+
 class _Waiter:
-    """A thread that waits for another one to read."""
+    """A thread that waits for another one; safe from interruptions, which an event of :mod:`threading` is not."""
 
     __slots__ = ("_lock",)
 
@@ -120,7 +150,12 @@ class _Waiter:
             pass  # awake already
 
     def wait(self, seconds: float) -> None:
+        """At most *seconds*; -1: without end."""
         self._lock.acquire(timeout=seconds)
+
+    def rest(self) -> None:
+        """Forget that it was woken."""
+        self._lock.acquire(blocking=False)
 
 
 class Link:
@@ -179,7 +214,7 @@ class Link:
         self._listening = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._attendant: threading.Thread | None = None
-        self._help = threading.Event()
+        self._help = _Waiter()
         #: Somebody who cannot read waits for an answer.
         self._urgent = False
         self._bell = self._bell_rope = -1
@@ -297,7 +332,7 @@ class Link:
                 return False
             if waiter is None and (self._wire is None or self._wire.reader or type(reply) is not _AwaitedReply):
                 waiter = _Waiter()
-                Future.add_done_callback(reply, waiter.wake)
+                _call_back(reply, waiter.wake)
                 if type(reply) is not _AwaitedReply:
                     self._watch_from_outside(reply)
                 continue
@@ -346,7 +381,7 @@ class Link:
     def _watch_from_outside(self, reply: Reply[Any]) -> None:
         """This thread may sleep on the socket when something else than the link completes *reply*."""
         reader = threading.get_ident()
-        Future.add_done_callback(reply, lambda _: None if threading.get_ident() == reader else self._ring())
+        _call_back(reply, lambda _: None if threading.get_ident() == reader else self._ring())
 
     def _stand_in_line(self, waiter: _Waiter, reply: Reply[Any], seconds: float) -> None:
         """Until *reply* is there, or it is this thread's turn to read."""
@@ -451,7 +486,8 @@ class Link:
     def _take_over(self, wire: Wire, first: Reply[None] | None) -> None:
         """The connection is there: read from now on, and begin what was waiting; on the loop, if there is one."""
         with self._lock:
-            if self._closed:
+            if self._closed or self._wire is not None:
+                # Interrupted just when it set out, somebody may have dialled twice.
                 self._lose(wire, closed(self._name))
             else:
                 wire.since = wire.heard_at = time.monotonic()
@@ -469,7 +505,7 @@ class Link:
                     self._depth -= 1
                 self._next_reader()
                 if self._listening or self._urgent:
-                    self._help.set()
+                    self._help.wake()
         if self._loop is not None:
             self._watch_silence(wire)
         self._complete()
@@ -621,7 +657,7 @@ class Link:
         if self._queue:
             self._queue.popleft().wake()
         elif self._urgent and wire.asked:
-            self._help.set()
+            self._help.wake()
 
     def _enter(self, wire: Wire) -> bool:
         """Whether this thread may read now, and nobody else until it leaves."""
@@ -653,12 +689,12 @@ class Link:
             if self._attendant is None and not self._closed:
                 self._attendant = threading.Thread(target=self._attend, name=f"kern {self._name}", daemon=True)
                 self._attendant.start()
-        self._help.set()
+        self._help.wake()
 
     def _attend(self) -> None:
         """The attendant's life: read while somebody needs it and no other thread does."""
         while not self._stopped.is_set():
-            self._help.clear()
+            self._help.rest()
             with self._lock:
                 wire = self._wire
                 if wire is not None and not wire.asked and not self._waiting:
@@ -673,7 +709,7 @@ class Link:
                     self._leave(wire)
                 self._ping_if_idle(wire)
             elif not self._stopped.is_set():
-                self._help.wait(STEP_ASIDE if wanted else None)
+                self._help.wait(STEP_ASIDE if wanted else -1)
 
     def _ring(self, _: object = None) -> None:
         """Wake whoever sleeps on the socket."""
@@ -890,7 +926,7 @@ class Link:
             if exchange.commands or exchange.reply.set_running_or_notify_cancel():
                 self._give_up(exchange, error)
         self._ring()
-        self._help.set()
+        self._help.wake()
         self._take_bell_down()
 
     def _gone(self) -> Exception:
@@ -910,6 +946,8 @@ class Link:
                 except BaseException as error:
                     # Meant for this thread, which tells the others what concerns them first.
                     interruption = error
+                    if outcome[0] is not None:
+                        _release(outcome[0])
                     self._report(*outcome)
         if interruption is not None:
             raise interruption

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from kern.contracts.port import Down, TransportEvent, Up, Woken
 from kern.contracts.transport import Owner
 from kern.outcome import GiveBack
-from kern_broker_redis.transport import RedisTransport
+from kern_broker_redis.transport import FAREWELL, RedisTransport
 from kern_testing import make
+from kern_testing.servers import Redis
 
 from .conftest import Ask
 
@@ -99,5 +100,22 @@ def test_a_connection_that_is_cut(redis_url: str, ask: Ask) -> None:
         ask("LPUSH", queue, "news")
         await worker.told(Woken)
         await asyncio.wrap_future(port.stop())
+
+    run(work)
+
+
+def test_a_server_that_is_silent_keeps_nobody_from_stopping(redis_url: str, redis_server: Redis) -> None:
+    """Who stops tells it so, and does not wait for long."""
+
+    async def work() -> None:
+        worker = await Party(redis_url).start()
+        assert (await asyncio.wrap_future(worker.port.claim(make.claim_of("queue")))).deliveries == ()
+        redis_server.pause()
+        try:
+            began = asyncio.get_running_loop().time()
+            await asyncio.wrap_future(worker.port.stop())
+            assert asyncio.get_running_loop().time() - began < 2 * FAREWELL
+        finally:
+            redis_server.resume()
 
     run(work)

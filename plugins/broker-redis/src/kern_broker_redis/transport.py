@@ -76,6 +76,10 @@ SCRIPTS = (
 WORKER_SCRIPTS = (*claiming.SCRIPTS, *settling.SCRIPTS, *leases.SCRIPTS, *celery_leases.SCRIPTS)
 
 
+#: Seconds a worker that stops gives a silent server to be told so.
+FAREWELL = 2.0
+
+
 class RedisTransport(Transport):
     """A connection to a Redis server.
 
@@ -105,6 +109,7 @@ class RedisTransport(Transport):
         self._names = names = options.names(address.database)
         self._sink: EventSink = _nobody
         self._started = self._connected_before = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         holdings = Holdings()
         self._leases = Leases(name, names, holdings)
         self._claiming = Claiming(name, names, holdings, self._leases)
@@ -149,9 +154,11 @@ class RedisTransport(Transport):
         self._sink, self._started = sink, True
         if owner.role == "worker":
             try:
-                self._link.attach(asyncio.get_running_loop())
+                self._loop = asyncio.get_running_loop()
             except RuntimeError:
                 pass  # driven by threads
+            else:
+                self._link.attach(self._loop)
             self._link.listen()
         reply = self._link.start()
         reply.add_done_callback(self._on_started)
@@ -167,10 +174,13 @@ class RedisTransport(Transport):
 
         def end(_left: Reply[None] | None = None) -> None:
             self._link.stop()
-            stopped.set_result(None)
+            if not stopped.done():
+                stopped.set_result(None)
 
         if self._started and self._link.up:
             self._link.converse(self._leave()).add_done_callback(end)
+            if self._loop is not None:
+                self._loop.call_later(FAREWELL, end)
         else:
             end()
         return stopped

@@ -361,6 +361,10 @@ class Fleet:
             timeout=30,
         )
 
+    def until_ended(self, calls: int) -> None:
+        """Wait until so many different calls have run to their end."""
+        eventually(lambda: len(set(self.ended())) >= calls, f"{calls} calls have ended", timeout=60)
+
     def depths(self) -> list[QueueDepth]:
         """What every queue of the broker has."""
         found: list[QueueDepth] = self.ask(lambda port: port.depth(self.ask(lambda port: port.queues())))

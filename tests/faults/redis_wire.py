@@ -26,12 +26,12 @@ class Raw:
     ) -> None:
         self._socket.close()
 
-    def __call__(self, *words: str | bytes | int) -> Any:
+    def __call__(self, *words: Any) -> Any:
         """The answer to one command.
 
         :raises RuntimeError: the server refuses it.
         """
-        self._socket.sendall(hiredis.pack_command(tuple(words)))
+        self._socket.sendall(hiredis.pack_command(words))
         while (answer := self._reader.gets()) is False:
             data = self._socket.recv(65_536)
             if not data:

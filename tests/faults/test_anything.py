@@ -38,21 +38,21 @@ def until_done_or_dead(fleet: Fleet, worker: Process) -> None:
 @on(*ISOLATED)
 def test_kill_9_of_anything_at_any_time_loses_nothing(fleet: Fleet, balance: Balance, chance: random.Random) -> None:
     """Main processes, children, whatever makes them, the publisher, the server: each death may repeat what ran then."""
-    settings = {"task_max_attempts": KILLS + 1}
-    workers = [fleet.worker(**settings), fleet.worker(**settings)]
+    fleet.settings["task_max_attempts"] = KILLS + 1
+    workers = [fleet.worker(), fleet.worker()]
     publisher = fleet.script(PUBLISHER)
     server = fleet.broker.server
     assert server is not None
     for kill in range(1, KILLS + 1):
         enough = kill * CALLS // (KILLS + 2) + chance.randint(0, 10)
-        eventually(lambda enough=enough: len(set(fleet.ended())) >= enough, "work goes on", timeout=60)
-        victim = chance.choice(["server", *sorted(fleet.alive())])
-        if victim == "server":
+        fleet.until_ended(enough)
+        victim = chance.choice([server.pid, *sorted(fleet.alive())])
+        if victim == server.pid:
             server.restart(hard=True)
         else:
             os.kill(victim, signal.SIGKILL)
             fleet.until_dead(victim)
-        workers = [worker if worker.running else fleet.worker(**settings) for worker in workers]
+        workers = [worker if worker.running else fleet.worker() for worker in workers]
         if not publisher.running:
             publisher = fleet.script(PUBLISHER)
     killed_at = time.monotonic()

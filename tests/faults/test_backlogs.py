@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime
 
+from tests.faults.brokers import PROXIED, on
 from tests.faults.fleet import Balance, Fleet
 
 from kern_testing.ledger import CONFIRMED, START
@@ -13,7 +14,9 @@ from kern_testing.waiting import eventually
 MEGABYTE = 1024 * 1024
 #: Calls that wait, and those a worker is seen at work on before they are taken away again.
 BACKLOG = {"SQLite": 20_000, "Redis": 50_000}
-DELAYED = 2_000
+DELAYED = 1_000
+#: Calls that wait for their time while a worker looks on.
+FAR = 5_000
 
 
 def test_f22_a_backlog_costs_the_worker_no_memory(fleet: Fleet, balance: Balance) -> None:
@@ -39,8 +42,24 @@ def test_f22_a_backlog_costs_the_worker_no_memory(fleet: Fleet, balance: Balance
     balance(fleet, f"F22 backlog of {backlog:,}")
 
 
+@on(*PROXIED)
+def test_f37_delayed_calls_cost_the_worker_no_memory(fleet: Fleet, balance: Balance) -> None:
+    """5,000 that are due in an hour lie with the broker; the worker that has put them there is no larger for it."""
+    worker = fleet.worker()
+    fleet.publish("step", count=20)
+    fleet.drain()
+    idle = worker.memory()
+    far = [fleet.app.signature("project.step", countdown=3600) for _ in range(FAR)]
+    fleet.app.send_many(far)
+    eventually(lambda: fleet.depths()[0].delayed == FAR, "all wait for their time", timeout=60)
+    assert worker.memory() - idle < 8 * MEGABYTE
+    assert fleet.ask(lambda port: port.purge("celery")) == FAR
+    fleet.stop(worker)
+    balance(fleet, f"F37 {FAR:,} delayed calls, one worker")
+
+
 def test_f37_delayed_calls_survive_all_workers(fleet: Fleet, balance: Balance) -> None:
-    """2,000 wait for their time while every worker dies and comes back; none is early, none late, none twice."""
+    """A thousand wait for their time while every worker dies and comes back; none is early, none late, none twice."""
     calls = [f"call-{number}" for number in range(DELAYED)]
     fleet.ledger.intend(*calls)
     began = time.monotonic()

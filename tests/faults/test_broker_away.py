@@ -6,7 +6,7 @@ import random
 import time
 
 import pytest
-from tests.faults.brokers import SERVED, on
+from tests.faults.brokers import PROXIED, SERVED, on
 from tests.faults.fleet import Balance, Fleet
 
 from kern_testing.ledger import CONFIRMED
@@ -72,7 +72,11 @@ for number in range({calls}):
 CALLS, RESTARTS = 400, 3
 
 
-@on(*SERVED)
+def until_published(fleet: Fleet, calls: int) -> None:
+    eventually(lambda: len(fleet.ledger.published()) >= calls, f"{calls} calls have been published", timeout=60)
+
+
+@on(*PROXIED)
 def test_f10_publishers_are_told_the_truth_while_the_broker_restarts(
     fleet: Fleet, server: Server, balance: Balance, chance: random.Random
 ) -> None:
@@ -80,7 +84,7 @@ def test_f10_publishers_are_told_the_truth_while_the_broker_restarts(
     publisher = fleet.script(PUBLISHER.format(calls=CALLS))
     for restart in range(1, RESTARTS + 1):
         enough = restart * CALLS // (RESTARTS + 1) + chance.randint(0, 20)
-        eventually(lambda enough=enough: len(fleet.ledger.published()) >= enough, "calls are published", timeout=60)
+        until_published(fleet, enough)
         server.restart(hard=True)
     assert publisher.wait(60) == 0, publisher.said()
     worker = fleet.worker()

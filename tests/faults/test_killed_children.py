@@ -51,7 +51,7 @@ def test_f01_children_killed_at_any_instant_lose_nothing(fleet: Fleet, balance: 
     worker = fleet.worker()
     for kill in range(1, KILLS + 1):
         enough = kill * 10 + chance.randint(0, 9)
-        eventually(lambda enough=enough: len(fleet.started()) >= enough, "the next calls are at work")
+        fleet.until_ended(enough)
         newest = read(fleet.ledger.executions)[-1]["pid"]
         os.kill(newest, signal.SIGKILL)
     killed_at = time.monotonic()

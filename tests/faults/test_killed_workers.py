@@ -113,8 +113,9 @@ def test_f23_a_task_that_kills_its_process_is_quarantined(fleet: Fleet, balance:
     result = fleet.app.AsyncResult(poison)
     with pytest.raises(WorkerLostError, match=f"killed its process {ATTEMPTS} times"):
         result.get(timeout=10)
-    assert sorted(fleet.ended()) == sorted(innocents)
-    balance(fleet, "F23 task that kills its process")
+    assert set(fleet.ended()) == set(innocents)
+    # Each death may repeat what had just ended, and was not yet written.
+    balance(fleet, "F23 task that kills its process", deaths)
 
 
 def test_f23_neighbours_of_a_poisonous_task_are_done_meanwhile(fleet: Fleet, balance: Balance) -> None:

@@ -100,7 +100,7 @@ def test_f13_a_narrow_network_makes_nothing_wrong(fleet: Fleet, balance: Balance
     proxy = fleet.proxy()
     worker = fleet.ready(fleet.worker(through=proxy))
     proxy.slow(rate=64_000)
-    calls = fleet.publish("echo", "a" * 20_000, count=6)
+    calls = fleet.publish("echo", "a" * 20_000, count=4)
     before, began = worker.cpu(), time.monotonic()
     fleet.drain()
     used, took = worker.cpu() - before, time.monotonic() - began

@@ -99,7 +99,7 @@ def test_a_silent_direction_carries_nothing_until_it_is_healed(direction: str, p
         with pytest.raises(TimeoutError):
             connection.recv(1)
         carried = {"requests": 5, "replies": 5} | ({} if direction == "requests" else {"requests": 13})
-        assert {way: proxy.carried(way) for way in ("requests", "replies")} == carried  # type: ignore[arg-type]
+        assert {way: proxy.carried(way) for way in ("requests", "replies")} == carried
         proxy.heal()
         connection.settimeout(5)
         assert connection.recv(100) == b"ANYBODY?"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -182,16 +183,18 @@ def test_f24_a_queue_that_is_no_list_stops_nobody_but_itself(
     balance(fleet, f"F24 queue whose key is a {kind}")
 
 
-OWN_KEYS = ["kern.notes", f"kern.delayed.{QUEUE}", f"kern.idle.{QUEUE}"]
+OWN_KEYS = ["kern.leases", "kern.lease_index", "kern.notes", f"kern.delayed.{QUEUE}", f"kern.idle.{QUEUE}"]
 
 
 @pytest.mark.parametrize("key", OWN_KEYS)
 def test_f24_own_keys_of_the_wrong_type_lose_nothing(key: str, fleet: Fleet, raw: Raw, balance: Balance) -> None:
     """The worker complains and waits; once the key is gone, everything runs, once."""
+    worker = fleet.ready(fleet.worker())
+    worker.send(signal.SIGSTOP)
     calls = fleet.publish("step", count=10)
     raw("DEL", key)
     raw("SET", key, "not what it should be")
-    worker = fleet.worker()
+    worker.send(signal.SIGCONT)
     eventually(lambda: key in worker.said() or "WRONGTYPE" in worker.said() or fleet.ended(), "it complains, or works")
     raw("DEL", key)
     serves(fleet)

@@ -20,8 +20,9 @@ CLOSED, BACK = 2.0, 10.0
 ATTEMPTS = 15
 
 RETRYING = 200
-#: Seconds that what the tasks need is down; attempts of each in that time: 0.5 s, 1 s, 2 s, each with its jitter.
-DOWN, TRIES = 3.0, 8
+#: Seconds that what the tasks need is down, and how often each tries meanwhile on average at most: it waits for
+#: 0.5 s, 1 s, and then 2 s, or for any part of that.
+DOWN, TRIES = 2.5, 8
 
 
 @on(*PROXIED)

@@ -90,7 +90,7 @@ class Unavailable(Exception):
 
 
 @app.task(
-    bind=True, autoretry_for=(Unavailable,), retry_backoff=0.5, retry_backoff_max=4, retry_jitter=True, max_retries=None
+    bind=True, autoretry_for=(Unavailable,), retry_backoff=0.5, retry_backoff_max=2, retry_jitter=True, max_retries=None
 )
 def call_downstream(self):
     """Works once the file ``downstream`` is there."""

@@ -78,6 +78,18 @@ local function size_of(envelope)
 end
 
 local leases, index = prefix .. 'kern.leases', prefix .. 'kern.lease_index'
+-- Scripts are not rolled back: what is popped must have somewhere to go, and the answer nothing to stumble over.
+local function holds_something_else(command, key)
+  return type(redis.pcall(command, key)) == 'table'
+end
+for _, key in ipairs({ leases, prefix .. 'kern.notes' }) do
+  if holds_something_else('HLEN', key) then
+    return redis.error_reply('WRONGTYPE the key ' .. key .. ' is no hash')
+  end
+end
+if holds_something_else('ZCARD', index) then
+  return redis.error_reply('WRONGTYPE the key ' .. index .. ' is no sorted set')
+end
 -- Large messages that have just been moved were work enough for one call.
 local moved_enough = bytes <= 0
 local taken, used, chunk, full = 0, 0, 1, moved_enough

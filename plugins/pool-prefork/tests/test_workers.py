@@ -18,7 +18,7 @@ from kern_testing import crash
 from kern_testing.waiting import PATIENCE, eventually
 
 PROJECT = """
-import os, sys, threading, time
+import logging, os, sys, threading, time
 from kern import Kern
 
 app = Kern("project", broker="sqlite:///{folder}/kern.db", backend="sqlite:///{folder}/kern.db")
@@ -37,6 +37,10 @@ def pid():
 @app.task(name="setting")
 def setting(name):
     return app.conf[name]
+
+@app.task(name="log")
+def say(what):
+    logging.getLogger("kern.task").warning(what)
 
 @app.task(name="wait")
 def wait(gate):
@@ -190,6 +194,8 @@ def test_it_is_the_pool_of_workers_that_ask_for_none(start: Start, client: Kern)
     results = [client.send_task("echo", (number,)) for number in range(50)]
     assert [result.get(timeout=PATIENCE) for result in results] == list(range(50))
     assert client.send_task("pid").get(timeout=PATIENCE) != worker.pid
+    client.send_task("log", ("heard from a fork",)).get(timeout=PATIENCE)
+    eventually(lambda: "heard from a fork" in worker.said, "its log is the worker's")
     worker.send(signal.SIGTERM)
     assert worker.wait() == 0
 
@@ -280,6 +286,8 @@ def test_processes_can_always_be_started_afresh(start: Start, client: Kern, proj
     with (project / "project.py").open("a") as file:
         file.write("time.sleep(1.2)\n")
     worker = start("-c", "1", "worker_pool_start_method=spawn", "worker_proc_alive_timeout=1").ready()
+    client.send_task("log", ("heard from afresh",)).get(timeout=PATIENCE)
+    eventually(lambda: "heard from afresh" in worker.said, "its log is the worker's")
     pid = client.send_task("pid").get(timeout=PATIENCE)
     assert pid in map(int, (project / "loads").read_text().split())
     worker.send(signal.SIGKILL)

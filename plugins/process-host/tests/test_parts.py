@@ -77,14 +77,21 @@ assert die_with(int(sys.argv[1]))
 print("hanging", flush=True)
 sum(range(10**15))
 """
+LIVES_IN_A_THREAD = """
+import signal, sys, threading
+from kern_process_host.descriptors import wait_and_die
+threading.Thread(target=wait_and_die, args=(int(sys.argv[1]),), daemon=True).start()
+print("hanging", flush=True)
+while True:
+    signal.pause()
+"""
 
 
-def test_the_kernel_kills_who_hangs_when_the_line_is_cut() -> None:
-    """Though the process lets no Python code run."""
+@pytest.mark.parametrize("program", [LIVES_ON_A_LINE, LIVES_IN_A_THREAD], ids=["by the kernel", "by a thread"])
+def test_who_hangs_is_killed_when_the_line_is_cut(program: str) -> None:
+    """By the kernel, though the process lets no Python code run; or by a thread where the kernel cannot."""
     line, held = os.pipe()
-    process = subprocess.Popen(
-        [sys.executable, "-c", LIVES_ON_A_LINE, str(line)], pass_fds=[line], stdout=subprocess.PIPE
-    )
+    process = subprocess.Popen([sys.executable, "-c", program, str(line)], pass_fds=[line], stdout=subprocess.PIPE)
     os.close(line)
     assert process.stdout is not None
     assert process.stdout.readline() == b"hanging\n"

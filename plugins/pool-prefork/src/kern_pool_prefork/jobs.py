@@ -19,7 +19,7 @@ class Job:
     request: Request
     #: Where it runs; ``None``: nowhere, as far as we know.
     process: Process | None = None
-    timers: list[asyncio.TimerHandle] = attrs.field(factory=list)
+    timers: tuple[asyncio.TimerHandle, ...] = ()
     #: We are killing its process: on request, or at its limit of so many seconds.
     terminated: bool = False
     time_limit: float | None = None
@@ -27,4 +27,4 @@ class Job:
     def cancel_timers(self) -> None:
         for timer in self.timers:
             timer.cancel()
-        self.timers.clear()
+        self.timers = ()

@@ -68,7 +68,7 @@ class Limits:
 
     def _later(self, job: Job, seconds: float, function: Callable[..., object], *arguments: object) -> None:
         assert self._loop is not None
-        job.timers.append(self._loop.call_later(max(0.0, seconds), function, *arguments))
+        job.timers = (*job.timers, self._loop.call_later(max(0.0, seconds), function, *arguments))
 
     def _soft_limit(self, job: Job, limit: float) -> None:
         logger.warning("soft time limit", task_id=job.request.id, task=job.request.task, seconds=limit)

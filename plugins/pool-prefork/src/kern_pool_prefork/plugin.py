@@ -29,5 +29,7 @@ def kern_settings() -> Sequence[type[Section]]:
 def make_pool(app: Any, options: PoolOptions) -> Pool:
     """The pool for a worker of *app*."""
     from kern_pool_prefork.pool import PreforkPool
+    from kern_process_host.sharing import prepare
 
+    prepare(app, options.hostname)
     return PreforkPool(app, options)

@@ -78,8 +78,6 @@ class PreforkPool(Pool):
         self._options = options
         self.slots = options.concurrency or cpu_count()
         conf = app.conf.section(PreforkSettings)
-        # Made before there are processes that share it, with all that has to be imported for it.
-        app.runner(options.hostname)
         self._host = Host(app, options.hostname, "kern_pool_prefork.child:serve", conf.worker_pool_start_method)
         self._workforce = Workforce(self._host, self.slots, conf.worker_proc_alive_timeout, self.on_unable)
         self._line = Line(self._host)
@@ -335,8 +333,12 @@ class PreforkPool(Pool):
             self._look()
             self._workforce.close()
         self._end_when_empty()
-        if timeout is not None and not self._ended.done():
+        if timeout is None or self._ended.done():
+            return
+        if timeout > 0:
             self._home.loop.call_later(timeout, self._interrupt_rest)
+        else:
+            self._interrupt_rest()  # at once: the loop itself may be about to end
 
     def _interrupt_rest(self) -> None:
         assert self._home is not None

@@ -19,7 +19,7 @@ def main() -> None:
         for descriptor in shared:
             os.set_inheritable(descriptor, False)
         app = blueprint.load(fields)
-        hosted = Hosted(app, hostname, number, Shared(*shared), attached)
+        hosted = Hosted(app, hostname, number, Shared(*shared), attached, watched=False)
         serve = find_function(name)
         code = hosted.run(lambda process: serve(process, body))
     except BaseException:

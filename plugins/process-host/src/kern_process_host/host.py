@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import fcntl
-import gc
 import os
 import time
 import weakref
@@ -15,7 +13,7 @@ from typing import Any, Protocol
 
 from kern import log
 from kern.errors import ImproperlyConfigured
-from kern_process_host import blueprint, descriptors
+from kern_process_host import blueprint, descriptors, sharing
 from kern_process_host.evidence import Ending
 from kern_process_host.hosted import LOADED, Hosted, Shared, find_function
 from kern_process_host.launchers import ForkLauncher, Launcher, SpawnLauncher
@@ -62,8 +60,6 @@ class Host:
     already, which importing the application must have started, forking is not safe, and fresh interpreters load the
     application again.
 
-    What is there is frozen: the garbage collector, which writes to all that it looks at, would otherwise unshare it.
-
     :param serve: ``module:function``, called in each process with its :class:`Hosted` and the body of its launch.
     :param method: ``fork`` or ``spawn``; ``None``: as is safe.
     :raises ImproperlyConfigured: ``spawn``, and the application cannot be loaded by a name.
@@ -91,9 +87,8 @@ class Host:
         self._closed = False
         _hosts.add(self)
         self._launcher: Launcher
-        self._froze = plan is None and not gc.get_freeze_count()
         if plan is None:
-            self._make_ready_to_share()
+            find_function(serve)  # what the processes need is loaded before they are forked
             self._launcher = ForkLauncher(hostname, self._forget_main, self._birth, self._on_zygote_lost)
         else:
             self._launcher = SpawnLauncher(plan, hostname, serve, self._shared)
@@ -121,19 +116,6 @@ class Host:
         )
         return plan
 
-    def _make_ready_to_share(self) -> None:
-        """What is written to after the fork is shared no longer: do now what would be done then."""
-        find_function(self._serve)
-        try:
-            _ = self._app.import_path
-        except ImproperlyConfigured:
-            pass
-        try:
-            ctypes.CDLL(None).malloc_trim(0)
-        except (AttributeError, OSError):
-            pass  # another C library
-        gc.freeze()
-
     # -- in the zygote and what it forks
 
     def _forget_main(self) -> None:
@@ -155,7 +137,7 @@ class Host:
             launcher.close()
 
     def _birth(self, number: int, body: Any, attached: list[int]) -> int:
-        hosted = Hosted(self._app, self._hostname, number, self._shared, attached)
+        hosted = Hosted(self._app, self._hostname, number, self._shared, attached, watched=True)
         serve = find_function(self._serve)
         return hosted.run(lambda process: serve(process, body))
 
@@ -203,8 +185,7 @@ class Host:
         """Let go of everything, from anywhere; the processes notice by themselves, and end."""
         if not self._closed:
             self._closed = True
-            if self._froze:
-                gc.unfreeze()
+            sharing.end()
             _hosts.discard(self)
             self._close_main_ends()
             self.processes.clear()

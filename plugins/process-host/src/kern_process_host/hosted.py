@@ -9,6 +9,7 @@ import signal
 import socket
 import struct
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -67,9 +68,13 @@ class Hosted:
     """This process.
 
     :param attached: descriptors of its control socket and its slot, which are its own from now on.
+    :param watched: its parent ends it when the main process is gone, should the kernel not do so.
     """
 
-    def __init__(self, app: Any, hostname: str, number: int, shared: Shared, attached: list[int]) -> None:
+    def __init__(
+        self, app: Any, hostname: str, number: int, shared: Shared, attached: list[int], watched: bool
+    ) -> None:
+        self._watched = watched
         self.app = app
         self.hostname = hostname
         self.number = number
@@ -103,7 +108,10 @@ class Hosted:
     def _prepare(self) -> None:
         import faulthandler
 
-        descriptors.die_with(self._shared.lifeline)
+        if not descriptors.die_with(self._shared.lifeline) and not self._watched:
+            threading.Thread(
+                target=descriptors.wait_and_die, args=(self._shared.lifeline,), name="kern lifeline", daemon=True
+            ).start()
         descriptors.on_null(0, os.O_RDONLY)
         # Handlers instead of SIG_IGN, which the programs that tasks start would inherit.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):

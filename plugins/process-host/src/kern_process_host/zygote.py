@@ -56,6 +56,7 @@ class Zygote:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(waker, warn_on_full_buffer=False)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        gc.freeze()
         gc.disable()
         poll = select.poll()
         poll.register(self._control, select.POLLIN)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from kern.contracts.port import Lost
 from kern.contracts.transport import SettleStatus
-from kern.outcome import GiveBack, ParkUntil
+from kern.errors import TransportError
+from kern.outcome import GiveBack, ParkUntil, Quarantine
 from kern_broker_redis.transport import RedisTransport
 from kern_testing import make
 from kern_testing.contracts.connection import Connection
@@ -170,6 +172,30 @@ def test_what_cannot_go_back_is_looked_at_again_later(connect: Connect, ask: Ask
     eventually(lambda: worker.recover() == 1, "the other lease has come back")
     assert ask("HLEN", "kern.leases") == 1
     assert worker.recover() == 0
+
+
+@pytest.mark.parametrize("key", ["kern.leases", "kern.lease_index", "kern.notes", "kern.started", "kern.quarantine"])
+def test_nothing_is_lost_where_a_key_of_ours_is_somebody_elses(connect: Connect, ask: Ask, key: str) -> None:
+    """Scripts are not rolled back: claiming, settling and handing back stop before they have taken anything away."""
+    worker, queue = connect(), make.unique("queue")
+    worker.publish(*make.publications(queue, 3))
+    held = worker.claim(queue, limit=2, lease_seconds=0.01)
+    kept = {name: ask("DUMP", name) for name in ("kern.leases", "kern.lease_index") if name == key}
+    ask("SET", key, "somebody else's")
+    for act in (
+        lambda: worker.claim(queue),
+        lambda: worker.try_settle(make.settlement(held[0], GiveBack(blamed=True))),
+        lambda: worker.try_settle(make.settlement(held[0], Quarantine("bad"))),
+        lambda: worker.recover(),
+    ):
+        with suppress(TransportError):
+            act()
+    ask("DEL", key)
+    for name, dump in kept.items():
+        ask("RESTORE", name, 0, dump)
+    worker.recover(everything=True)
+    there = {delivery.task_id for delivery in worker.claim_eventually(queue, count=3 - worker.depth(queue).quarantined)}
+    assert len(there) + worker.depth(queue).quarantined == 3
 
 
 def test_wrong_keys_do_not_keep_other_queues_from_being_claimed(connect: Connect, ask: Ask) -> None:

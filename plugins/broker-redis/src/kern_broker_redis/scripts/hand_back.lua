@@ -23,15 +23,16 @@ for position = 3, #ARGV, 3 do
       redis.call('SREM', prefix .. 'kern.started', '')
       redis.call('ZADD', index, now + 60000, receipt)
     else
+      -- First where it goes, then whence it came: scripts are not rolled back.
       redis.call('ZREM', index, receipt)
-      redis.call('HDEL', leases, receipt)
-      redis.call('SREM', prefix .. 'kern.started', receipt)
       if list then
-        if note ~= '' then
-          redis.call('HSET', prefix .. 'kern.notes', ARGV[position + 1], note)
-        end
         redis.call('RPUSH', list, envelope)
         count = count + 1
+      end
+      redis.call('HDEL', leases, receipt)
+      redis.call('SREM', prefix .. 'kern.started', receipt)
+      if list and note ~= '' then
+        redis.call('HSET', prefix .. 'kern.notes', ARGV[position + 1], note)
       end
     end
   end

@@ -13,11 +13,12 @@ local length = redis.pcall('LLEN', list)
 if type(length) ~= 'number' then return length end
 -- The first write is one that is not refused for want of memory: after it nothing is.
 redis.call('ZREM', ARGV[1] .. 'kern.quarantine_index', key)
+-- And where it goes before whence it came: scripts are not rolled back.
+redis.call('LPUSH', list, string.sub(value, ARGV[6] + 1))
 redis.call('HDEL', quarantine, key)
 redis.call('INCRBY', ARGV[1] .. 'kern.quarantine_bytes', -#value)
 if redis.call('HINCRBY', ARGV[1] .. 'kern.quarantine_counts', list, -1) <= 0 then
   redis.call('HDEL', ARGV[1] .. 'kern.quarantine_counts', list)
 end
-redis.call('LPUSH', list, string.sub(value, ARGV[6] + 1))
 if ARGV[5] ~= '' then kern_remember({ ARGV[5] }) end
 return 1

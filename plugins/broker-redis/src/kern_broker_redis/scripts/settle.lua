@@ -123,8 +123,8 @@ local function put_aside(at, record)
   local value = ARGV[at + 7] .. '\n' .. string.sub(record, start)
   redis.call('HSET', quarantine, key, value)
   redis.call('ZADD', prefix .. 'kern.quarantine_index', now, key)
-  redis.call('INCRBY', prefix .. 'kern.quarantine_bytes', #value)
-  redis.call('HINCRBY', prefix .. 'kern.quarantine_counts', list, 1)
+  redis.pcall('INCRBY', prefix .. 'kern.quarantine_bytes', #value)
+  redis.pcall('HINCRBY', prefix .. 'kern.quarantine_counts', list, 1)
   noted[#noted + 1] = ARGV[at + 1]
 end
 

@@ -274,12 +274,14 @@ def test_whoever_waits_for_an_answer_is_told_that_there_will_be_none(brokers: tu
         assert await asyncio.wrap_future(link.publish([call])) == [None]
         assert [m.task_id for m in await asyncio.wrap_future(link.peek("q"))] == [call.task_id]
         await asyncio.wrap_future(link.broadcast("topic", b"hello"))
+        await asyncio.to_thread(
+            eventually, lambda: any(getattr(event, "payload", None) == b"hello" for event in heard), "it is subscribed"
+        )
         drivers[0].go_on.set()
         await asyncio.wrap_future(link.stop())
 
     asyncio.run(scenario())
     assert [type(event) for event in heard if isinstance(event, Up | Down)] == [Up]
-    assert any(getattr(event, "payload", None) == b"hello" for event in heard)
 
 
 def test_a_driver_that_cannot_start_takes_nobodys_place(brokers: tuple[str, str]) -> None:

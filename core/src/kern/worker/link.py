@@ -148,23 +148,12 @@ class BrokerLink(Transport):
 
     def _ask(self, ask: Callable[[Transport], Reply[T]]) -> Reply[T]:
         assert self._port is not None, "no driver is in use yet"
-        reply, answer = ask(self._port), Future[T]()
-        self._pending.add(answer)
-        reply.add_done_callback(lambda done: self._answered(done, answer))
-        answer.add_done_callback(lambda done: reply.cancel() if done.cancelled() else None)
+        reply = ask(self._port)
+        if reply.done():
+            return reply
+        answer = _Answer(reply, self._pending)
+        reply.add_done_callback(answer.bring)
         return answer
-
-    def _answered(self, reply: Reply[T], answer: Future[T]) -> None:
-        self._pending.discard(answer)
-        if reply.cancelled():
-            answer.cancel()
-        elif (error := reply.exception()) is not None:
-            _fail(answer, error)
-        else:
-            try:
-                answer.set_result(reply.result())
-            except InvalidStateError:
-                pass  # given up
 
     # -- the port
 
@@ -246,6 +235,33 @@ class BrokerLink(Transport):
 
     def records(self) -> Records | None:
         return self._port.records() if self._port is not None else None
+
+
+class _Answer(Future[T]):
+    """A reply of a driver that may be taken away before it has answered."""
+
+    def __init__(self, reply: Reply[T], pending: set[Future[Any]]) -> None:
+        super().__init__()
+        self._reply = reply
+        self._pending = pending
+        pending.add(self)
+
+    def cancel(self) -> bool:
+        self._reply.cancel()
+        return super().cancel()
+
+    def bring(self, reply: Reply[T]) -> None:
+        """The driver has answered."""
+        self._pending.discard(self)
+        if reply.cancelled():
+            super().cancel()
+        elif (error := reply.exception()) is not None:
+            _fail(self, error)
+        else:
+            try:
+                self.set_result(reply.result())
+            except InvalidStateError:
+                pass  # taken away
 
 
 def _fail(answer: Future[Any], error: BaseException) -> None:

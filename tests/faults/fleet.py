@@ -27,6 +27,8 @@ from tools.workspace import ROOT
 
 #: Seconds a lease lasts, and between two heartbeats: short, for the tests wait for their ends.
 LEASE, HEARTBEAT = 1.2, 0.2
+#: The same where no lease is to end, however busy the machine.
+LONG_LEASE, LONG_HEARTBEAT = 10.0, 0.5
 #: Seconds after a death within which its work has begun anew: the lease, the next heartbeat, and a busy machine.
 RECOVERY = LEASE + 5.0
 #: Seconds a question to the broker may take.
@@ -183,6 +185,10 @@ class Fleet:
         if through is None:
             return self.broker.url, self.results
         return through.instead_of(self.broker.url), through.instead_of(self.results)
+
+    def hold_leases(self) -> None:
+        """For what follows leases last long: none ends for the machine's being busy."""
+        self.settings |= {"worker_lease_seconds": LONG_LEASE, "worker_heartbeat": LONG_HEARTBEAT}
 
     # -- processes
 

@@ -21,6 +21,7 @@ FAR = 5_000
 
 def test_f22_a_backlog_costs_the_worker_no_memory(fleet: Fleet, balance: Balance) -> None:
     """However many calls wait: a worker at work on them is no larger than one that has nothing to do."""
+    fleet.hold_leases()
     backlog = BACKLOG[fleet.broker.title]
     worker = fleet.worker()
     fleet.publish("step", count=20)
@@ -45,6 +46,7 @@ def test_f22_a_backlog_costs_the_worker_no_memory(fleet: Fleet, balance: Balance
 @on(*PROXIED)
 def test_f37_delayed_calls_cost_the_worker_no_memory(fleet: Fleet, balance: Balance) -> None:
     """5,000 that are due in an hour lie with the broker; the worker that has put them there is no larger for it."""
+    fleet.hold_leases()
     worker = fleet.worker()
     fleet.publish("step", count=20)
     fleet.drain()

@@ -45,6 +45,28 @@ def test_f01_a_killed_child_is_replaced_and_its_neighbour_goes_on(fleet: Fleet, 
     balance(fleet, "F01 child killed, its neighbour busy", 0, killed_at, REPLACED)
 
 
+def test_f01_the_process_that_children_are_forked_from_may_die(fleet: Fleet, balance: Balance) -> None:
+    """What runs goes on; whoever dies afterwards is replaced all the same."""
+    held = fleet.publish("hold", "go", count=2)
+    worker = fleet.worker()
+    fleet.until_started(held)
+    maker = worker.family()[fleet.where(held[0])]
+    assert maker != worker.pid
+    os.kill(maker, signal.SIGKILL)
+    fleet.until_dead(maker)
+    fleet.release("go")
+    fleet.drain()
+    killed_at = time.monotonic()
+    for child in {fleet.where(call) for call in held}:
+        os.kill(child, signal.SIGKILL)
+    calls = fleet.publish("step", count=5)
+    fleet.drain()
+    assert worker.running
+    fleet.stop(worker)
+    assert sorted(fleet.ended()) == sorted([*held, *calls])
+    balance(fleet, "F01 process killed that children are forked from", 0, killed_at, RECOVERY)
+
+
 def test_f01_children_killed_at_any_instant_lose_nothing(fleet: Fleet, balance: Balance, chance: random.Random) -> None:
     """Each death costs at most one repetition; the worker lives on, and nobody is quarantined."""
     calls = fleet.publish("step", 0.02, count=60)
@@ -119,6 +141,19 @@ def test_f09_a_task_that_holds_the_interpreter_is_killed_at_its_limit(fleet: Fle
     assert fleet.started().count(seized) == 1
     fleet.cancelled.append(seized)  # its end is its failure
     balance(fleet, "F09 task that holds the interpreter, with a limit")
+
+
+def test_f09_a_task_that_holds_the_interpreter_does_not_outlive_its_worker(fleet: Fleet, balance: Balance) -> None:
+    """Killed without warning, the worker can tell it nothing, and it would not hear; it is gone all the same."""
+    (seized,) = fleet.publish("seize")
+    worker = fleet.worker()
+    fleet.until_started([seized])
+    worker.kill()
+    fleet.until_gone()
+    assert fleet.ask(lambda port: port.recover(True)) == 1
+    assert fleet.ask(lambda port: port.delete([seized])) == 1
+    fleet.cancelled.append(seized)
+    balance(fleet, "F09 task that holds the interpreter, the worker killed")
 
 
 def test_f09_a_task_that_holds_the_interpreter_keeps_no_worker_from_stopping(fleet: Fleet, balance: Balance) -> None:

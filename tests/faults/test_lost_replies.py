@@ -36,6 +36,7 @@ def test_f03_a_claim_whose_reply_is_lost_is_taken_again(fleet: Fleet, balance: B
 @HEARD
 def test_f04_a_settlement_that_is_cut_off_is_written_once(heard: bool, fleet: Fleet, balance: Balance) -> None:
     """The worker still has the outcome, and settles again under the same receipt: the task does not run twice."""
+    fleet.hold_leases()
     proxy = fleet.proxy()
     worker = fleet.ready(fleet.worker(through=proxy))
     call = str(uuid.uuid4())

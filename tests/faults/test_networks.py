@@ -84,6 +84,7 @@ def used_while_idle(worker: Process, seconds: float = 2.0) -> float:
 
 def test_f13_a_broker_that_answers_late_makes_nothing_wrong(fleet: Fleet, balance: Balance) -> None:
     """200 ms more for each round trip: slower, nothing twice, and nobody spins while it waits."""
+    fleet.hold_leases()
     proxy = fleet.proxy()
     worker = fleet.ready(fleet.worker(through=proxy))
     proxy.slow(delay=0.1)
@@ -97,6 +98,7 @@ def test_f13_a_broker_that_answers_late_makes_nothing_wrong(fleet: Fleet, balanc
 
 def test_f13_a_narrow_network_makes_nothing_wrong(fleet: Fleet, balance: Balance) -> None:
     """64 kB a second, in pieces of about a kilobyte: most of what is seen is half an answer."""
+    fleet.hold_leases()
     proxy = fleet.proxy()
     worker = fleet.ready(fleet.worker(through=proxy))
     proxy.slow(rate=64_000)
@@ -116,6 +118,7 @@ def test_f13_answers_that_are_cut_off_in_the_middle_lose_nothing(
     fleet: Fleet, balance: Balance, chance: random.Random
 ) -> None:
     """Again and again, at any byte: whoever was reading connects anew, and no half of an answer is believed."""
+    fleet.hold_leases()
     proxy = fleet.proxy()
     worker = fleet.ready(fleet.worker(through=proxy))
     calls = fleet.publish("step", 0.01, count=100)
@@ -132,6 +135,7 @@ def test_f13_answers_that_are_cut_off_in_the_middle_lose_nothing(
 
 def test_f13_a_cut_connection_is_rebuilt_at_once(fleet: Fleet, balance: Balance) -> None:
     """A reset is not a restart: the first attempt to connect anew is immediate, and the lease is kept."""
+    fleet.hold_leases()
     proxy = fleet.proxy()
     worker = fleet.ready(fleet.worker(through=proxy))
     (held,) = fleet.publish("hold", "go")

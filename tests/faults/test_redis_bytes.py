@@ -56,6 +56,7 @@ def raw(fleet: Fleet) -> Iterator[Raw]:
 
 @pytest.fixture
 def worker(fleet: Fleet) -> Process:
+    fleet.hold_leases()
     return fleet.ready(fleet.worker())
 
 

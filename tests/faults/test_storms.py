@@ -28,6 +28,7 @@ DOWN, TRIES = 2.5, 8
 @on(*PROXIED)
 def test_f18_everybody_connects_anew_at_once_and_all_are_back(fleet: Fleet, balance: Balance) -> None:
     """Cut off together and refused for two seconds: pauses grow and differ, and everybody is served in the end."""
+    fleet.hold_leases()
     proxy = fleet.proxy()
     workers = [fleet.worker(through=proxy) for _ in range(WORKERS)]
     clients = [fleet.client(through=proxy, publish_timeout=20.0) for _ in range(CLIENTS)]
@@ -64,6 +65,7 @@ def test_f18_everybody_connects_anew_at_once_and_all_are_back(fleet: Fleet, bala
 @on("redis")
 def test_f18_who_finds_the_server_full_is_served_once_there_is_room(fleet: Fleet, balance: Balance) -> None:
     """`maxclients` is reached: workers wait for their turn, callers are told in time, and all are there in the end."""
+    fleet.hold_leases()
     assert fleet.broker.server is not None
     first = fleet.ready(fleet.worker())
     with Raw(fleet.broker.server.port) as raw:
@@ -94,6 +96,7 @@ def test_f18_who_finds_the_server_full_is_served_once_there_is_room(fleet: Fleet
 @on(*ISOLATED)
 def test_f35_retries_back_off_and_drain_once_all_is_well(fleet: Fleet, balance: Balance) -> None:
     """What 200 tasks need is down: they try again at growing intervals, others are served, and all end well."""
+    fleet.hold_leases()
     worker = fleet.worker()
     calls = fleet.publish("call_downstream", count=RETRYING)
     attempts = fleet.folder / "attempts.jsonl"

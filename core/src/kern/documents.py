@@ -44,7 +44,7 @@ from kern.serialization import (
     encode_json,
     json_is_ours,
 )
-from kern.states import EXCEPTION_STATES, PROPAGATE_STATES, READY_STATES
+from kern.states import EXCEPTION_STATES, PROPAGATE_STATES, READY_STATES, SUCCESS
 from kern.timeutil import clock, parse_datetime
 
 _log = get_logger("kern.documents")
@@ -96,6 +96,10 @@ def encode_document(
     :raises EncodeError: with *strict*: the value cannot be written.
     :raises ImproperlyConfigured: there is no such serializer or compression.
     """
+    if status == SUCCESS and whole and serializer == "json" and not (extended or compression or traceback):
+        document = _plain_success(task_id, value, request, now)
+        if document is not None:
+            return document
     date_done = (now or clock.utcnow()) if status in READY_STATES else None
     children = None if request is None else [_as_tuple(child) for child in request.children]
     group_id = (request.group if request is not None else None) or None
@@ -109,6 +113,26 @@ def encode_document(
     fields = _extended_fields(request, serializer) if extended and request is not None else None
     facts = _Facts(task_id, status, traceback, children, date_done, group_id, parent_id)
     return _assemble(facts, plain, encoded, fields, whole, serializer, compression)
+
+
+def _plain_success(task_id: str, value: Any, request: Request | None, now: datetime | None) -> Document | None:
+    """The whole document of most runs, written in one go; ``None``: this run has more to tell, or cannot be written."""
+    if request is None or request.children or request.group or request.parent_id or not json_is_ours():
+        return None
+    try:
+        result = encode_json(_as_tuple(value))
+    except EncodeError:
+        return None
+    date_done = now or clock.utcnow()
+    whole = (
+        b'{"status": "SUCCESS", "result": %b, "traceback": null, "children": [], "date_done": "%b", "task_id": %b}'
+        % (
+            result,
+            date_done.isoformat().encode("ascii"),
+            encode_json(task_id),
+        )
+    )
+    return Document(task_id, SUCCESS, None, JSON, "utf-8", None, [], date_done, None, None, None, whole)
 
 
 def describe_unstorable(document: Document, error: Exception, serializer: str = "json") -> Document:

@@ -165,6 +165,8 @@ class Runner:
         return self._app.tasks[request.task or ""]
 
     def _missing_continuations(self, request: Request) -> list[str]:
+        if not _continues(request):
+            return []
         return [
             kind for kind in CONTINUATIONS if getattr(request, kind) and self._app.plugins.continuation(kind) is None
         ]
@@ -246,6 +248,8 @@ class Runner:
 
     def follow(self, request: Request, state: str, value: Any) -> Follows:
         """What follows *request* having ended this way, from whatever understands its continuations."""
+        if not _continues(request):
+            return _NOTHING_FOLLOWS
         continuations = {}
         for kind in CONTINUATIONS:
             if getattr(request, kind):
@@ -565,6 +569,11 @@ def is_ignored(request: Request, task: Task[Any, Any] | None, state: str) -> boo
     ignored = request.ignore_result if request.ignore_result is not None else bool(task and task.ignore_result)
     stored_even_so = state == states.FAILURE and task is not None and task.store_errors_even_if_ignored
     return ignored and not stored_even_so
+
+
+def _continues(request: Request) -> bool:
+    """Whether anything may follow; of most requests nothing does, and each is asked twice."""
+    return bool(request.callbacks or request.errbacks or request.chain or request.chord)
 
 
 def _goes_elsewhere(publication: Publication, request: Request) -> bool:

@@ -22,6 +22,8 @@ def saferepr(value: Any, maxlen: int = 1024, maxlevels: int = 3) -> str:
 
     :param maxlevels: containers inside so many others are shown as ``[...]``; 0: no limit.
     """
+    if value is None:
+        return "None"
     quick = _quick(value, maxlen)
     if quick is not None:
         return quick

@@ -21,6 +21,9 @@ the fault cannot touch: what was published and confirmed, what ran, and how ofte
 * **recovery**: seconds from the fault, or its end, to the next start of a task; the longest. A lease lasts
   {lease:g} s in these runs, 15 s by default.
 
+Workers run with `-P prefork -c 2` on Redis, which writes each change to its disk (`appendfsync always`), and with
+`-P solo` elsewhere. Networks are cut, silenced and slowed down by a TCP proxy in front of the server.
+
 {runs} runs with {seeds} seeds; kern {version}, Python {python}; {brokers}.
 
 | scenario | broker | runs | calls | lost | unexpected | duplicates | fenced | quarantined | recovery |

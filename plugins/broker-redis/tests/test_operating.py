@@ -165,3 +165,22 @@ def test_nothing_holds_the_server_up(transport: Connection, ask: Ask) -> None:
         assert [(entry[2], entry[3][0]) for entry in ask("SLOWLOG", "GET", 10)] == []
     finally:
         ask("CONFIG", "SET", "slowlog-log-slower-than", "10000")
+
+
+def test_the_way_back_to_celery_leaves_nothing_in_structures_that_only_kern_knows(
+    transport: Connection, connect: Connect, ask: Ask
+) -> None:
+    """Everything leased or delayed is in its queue again, the very bytes, what is due first comes first."""
+    transport.publish(*[make.publication("queue") for _ in range(3)])
+    before = sorted(ask("LRANGE", "queue", 0, -1))
+    later, sooner = transport.claim("queue", limit=2)
+    transport.park(later, until=ParkUntil(9e9, "eta"))
+    transport.park(sooner, until=ParkUntil(8e9, "eta"))
+    transport.claim_one("queue")
+    assert connect(role="client").recover(everything=True) == 3
+    assert sorted(ask("LRANGE", "queue", 0, -1)) == before
+    assert ask("EXISTS", "kern.leases", "kern.lease_index", "kern.delayed.queue", "kern.delayed_messages.queue") == 0
+    # The first that comes is the one that was handed back, then those that were delayed, earliest first.
+    found = transport.claim("queue", limit=3)
+    assert [delivery.task_id for delivery in found[1:]] == [sooner.task_id, later.task_id]
+    assert {delivery.parked_reason for delivery in found} == {None}

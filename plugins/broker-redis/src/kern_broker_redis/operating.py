@@ -9,11 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import attrs
+
 from kern import log
 from kern.contracts.transport import QueueDepth
 from kern.errors import DecodeError
 from kern.identity import new_id
 from kern.message import Message
+from kern_broker_redis import notes
 from kern_broker_redis.names import Names
 from kern_broker_redis.records import parts
 from kern_redis_client.envelope import Envelope, decode, published_as
@@ -28,7 +31,8 @@ LEASED = load("kern_broker_redis", "scripts/leased", include=("record",))
 SET_ASIDE = load("kern_broker_redis", "scripts/set_aside")
 DELETE_DELAYED = load("kern_broker_redis", "scripts/delete_delayed")
 FORGET = load("kern_broker_redis", "scripts/forget", include=("deliver",))
-SCRIPTS = (DEPTH, LEASED, SET_ASIDE, DELETE_DELAYED, FORGET)
+UNDELAY = load("kern_broker_redis", "scripts/undelay", include=("record",))
+SCRIPTS = (DEPTH, LEASED, SET_ASIDE, DELETE_DELAYED, FORGET, UNDELAY)
 
 #: Bytes of messages that one command reads, about; and how many messages at most.
 BYTES, MESSAGES = 1024 * 1024, 1000
@@ -232,6 +236,39 @@ class Operating:
             if cursor in (b"0", 0):
                 return count
 
+    # -- the way back to Celery ----------------------------------------------------------------------------------------
+
+    def undelay(self) -> Conversation[int]:
+        """Put what is delayed into its queue, where Celery's workers see it, and hold back by themselves what has an
+        ``eta``; the earliest first. Answers how many messages."""
+        prefix = self._names.delayed("")
+        (found,) = yield from self._scan(((prefix, "zset"),))
+        count = 0
+        for queue in (key.removeprefix(prefix) for key in found):
+            count += yield from self._undelay(queue)
+        return count
+
+    def _undelay(self, queue: str) -> Conversation[int]:
+        names = self._names
+        count = 0
+        while True:
+            (entries,) = yield from self._ask([("ZRANGE", names.delayed(queue), 0, 49)])
+            if not entries:
+                return count
+            (records,) = yield from self._ask([("HMGET", names.delayed_messages(queue), *entries)])
+            keys = [_note_key(record) for record in records]
+            (noted,) = yield from self._ask([("HMGET", names(notes.NOTES), *keys)])
+            arguments: list[str | bytes] = []
+            for entry, key, value in zip(entries, keys, noted, strict=True):
+                # Whoever finds it again must not take it for one that has waited until it was due.
+                note = attrs.evolve(notes.read(value), parked_reason=None, parked_since=None, times_parked=0)
+                arguments += (entry, key, note.written())
+            command = UNDELAY.call((names.delayed(queue),), (names.prefix, queue, *arguments))
+            moved = int((yield from self._ask([command]))[0])
+            count += moved
+            if moved < len(entries):  # the rest cannot be moved, or somebody else has done so
+                return count
+
     def _forget(self, envelopes: Iterable[Envelope | None]) -> Conversation[None]:
         """What is remembered beside messages that are gone."""
         members: list[str] = []
@@ -300,6 +337,15 @@ def _recorded(record: bytes) -> Envelope | None:
         return decode(parts(record)[1])
     except DecodeError:
         return None
+
+
+def _note_key(record: bytes | None) -> str:
+    try:
+        envelope = parts(record or b"")[1]
+    except DecodeError:
+        return ""
+    found = _envelope(envelope)
+    return notes.key_of(found.message if found is not None else None, envelope)
 
 
 def _is_message(raw: bytes | None) -> bool:

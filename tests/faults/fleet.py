@@ -377,7 +377,7 @@ class Fleet:
         return found
 
     def quarantined(self) -> list[Quarantined]:
-        found: list[Quarantined] = self.ask(lambda port: port.quarantined(limit=1000))
+        found: list[Quarantined] = self.ask(lambda port: port.quarantined(limit=10_000))
         return found
 
     def left(self) -> int:

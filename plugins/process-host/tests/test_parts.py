@@ -59,6 +59,17 @@ def test_files_and_data_travel_together() -> None:
     right.close()
 
 
+def test_last_words_are_heard_though_their_speaker_did_not_listen() -> None:
+    """It ends with messages unread, which the system tells as an error; what it had sent is there all the same."""
+    left, right = descriptors.socket_pair()
+    right.send(b"never read")
+    left.send(b"last")
+    left.send(b"words")
+    left.close()
+    assert drain(right) == [(b"last", []), (b"words", []), (b"", [])]
+    right.close()
+
+
 def test_descriptors_are_kept_out_of_reach() -> None:
     """What is opened later never gets their number."""
     ours, theirs = os.pipe()

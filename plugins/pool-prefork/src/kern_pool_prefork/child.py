@@ -66,6 +66,7 @@ class Child:
         try:
             hosted.waiting = True
             if hosted.leaving:
+                hosted.waiting = False
                 return None
             try:
                 size, ancillary, _, _ = hosted.tasks.recvmsg_into(self._buffers, FD_SPACE, socket.MSG_DONTWAIT)

@@ -126,13 +126,18 @@ class Process:
 def drain(sock: socket.socket) -> list[tuple[bytes, list[int]]]:
     """All messages that are there, with what came with them; ``b""`` is the end."""
     found: list[tuple[bytes, list[int]]] = []
+    reset = False
     while True:
         try:
             data, attached = descriptors.receive(sock, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return found
         except OSError:
-            return [*found, (b"", [])]
+            # Who ends with messages unread resets the connection, which is told before what it had sent itself.
+            if reset:
+                return [*found, (b"", [])]
+            reset = True
+            continue
         found.append((data, attached))
         if not data:
             return found

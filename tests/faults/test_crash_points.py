@@ -17,8 +17,8 @@ from kern_testing.waiting import eventually
 CALLS = 6
 
 
-#: Effects beyond the first: one where the task has had its effect, and only the dead knew. Who claims because a slot has
-#: become free may not yet have written what has freed it.
+#: Effects beyond the first: one where the task has had its effect, and only the dead knew. Who claims because a slot
+#: has become free may not yet have written what has freed it.
 DUPLICATES = {
     "claiming": 1,
     "claimed": 0,

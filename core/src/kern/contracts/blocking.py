@@ -383,6 +383,9 @@ class ThreadedTransport(DriverThread, Transport):
     def recover(self, everything: bool = False) -> Reply[int]:
         return self.call(self.driver.recover, everything)
 
+    def release_delayed(self) -> Reply[int]:
+        return self.call(self.driver.release_delayed)
+
     def broadcast(self, topic: str, payload: bytes) -> Reply[None]:
         return self.call(self.driver.broadcast, topic, payload)
 

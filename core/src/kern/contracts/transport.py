@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import attrs
 
-from kern.contracts.port import EventSink, Reply, TransportEvent
+from kern.contracts.port import EventSink, Reply, TransportEvent, resolved
 from kern.delivery import Delivery
 from kern.message import Message, Publication
 from kern.outcome import Outcome, ParkUntil
@@ -274,6 +274,14 @@ class Transport(ABC):
         :param everything: also leases that have not expired, of every owner (an operator's roll-back).
         """
 
+    def release_delayed(self) -> Reply[int]:
+        """Put what is delayed or parked into its queue, before it is due; answers how many messages.
+
+        For the way back to another program that consumes the same queues and knows nothing of kern's own structures.
+        Nothing to do for a broker that only kern speaks to.
+        """
+        return resolved(0)
+
     # -- broadcast
 
     @abstractmethod
@@ -407,6 +415,10 @@ class BlockingTransport(ABC):
 
     @abstractmethod
     def recover(self, everything: bool = False) -> int: ...
+
+    def release_delayed(self) -> int:
+        """As :meth:`Transport.release_delayed`."""
+        return 0
 
     @abstractmethod
     def broadcast(self, topic: str, payload: bytes) -> None: ...

@@ -192,6 +192,9 @@ class BrokerLink(Transport):
     def recover(self, everything: bool = False) -> Reply[int]:
         return self._ask(lambda port: port.recover(everything))
 
+    def release_delayed(self) -> Reply[int]:
+        return self._ask(lambda port: port.release_delayed())
+
     def broadcast(self, topic: str, payload: bytes) -> Reply[None]:
         return self._ask(lambda port: port.broadcast(topic, payload))
 

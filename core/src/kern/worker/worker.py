@@ -75,9 +75,10 @@ class Worker:
             raise ImproperlyConfigured("no queue is left to consume; see -Q and -X")
         self.queues = ConsumedQueues([spec.name for spec in self.queue_specs])
         self.pool_name = pool or self.conf.worker_pool or app.default_pool
-        self.pool = self._make_pool(concurrency if concurrency is not None else self.conf.worker_concurrency)
         self.transport: Transport = app.make_transport()
         self.store: ResultStore | None = app.make_result_store()
+        # Last: what has been loaded by now is shared by the processes that a pool forks.
+        self.pool = self._make_pool(concurrency if concurrency is not None else self.conf.worker_concurrency)
         #: The stages; there once broker and result store have been reached.
         self.flow: Flow | None = None
         self.stop_request = StopRequest()

@@ -282,9 +282,10 @@ class RedisTransport(Transport):
     def _recover(self, everything: bool) -> Conversation[int]:
         count = yield from self._leases.recover(everything)
         count += yield from self._celery_leases.restore()
-        if everything:
-            count += yield from self._operating.undelay()
         return count
+
+    def release_delayed(self) -> Reply[int]:
+        return self._link.converse(self._operating.undelay())
 
     # -- broadcast
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import sys
 import time
 import weakref
 from collections.abc import Callable, Sequence
@@ -200,7 +201,8 @@ class Host:
     def __del__(self) -> None:
         if not getattr(self, "_closed", True):
             self.abandon()
-            self.wait()
+            if not sys.is_finalizing():  # nothing can be imported any more; the processes end by themselves
+                self.wait()
 
     # -- what is heard
 

@@ -105,12 +105,15 @@ def _row(depth: QueueDepth) -> tuple[object, ...]:
 def recover(session: Session, everything: bool, force: bool, as_json: bool) -> None:
     """Give messages whose lease has expired back to their queues. Workers do that, too; this does it now.
 
-    With --all, also those whose lease has not: for the way back to Celery, when no kern worker runs any more.
+    With --all, also those whose lease has not, and on a broker that Celery's workers share those that are delayed: for
+    the way back to Celery, when no kern worker runs any more.
     """
     if everything and not force:
         click.echo("Every message that a worker has now goes back to its queue, and will be run again.", err=True)
         click.confirm("Are you sure that no worker runs?", abort=True, err=True)
     found = session.ask(lambda port: port.recover(everything))
+    if everything:
+        found += session.ask(lambda port: port.release_delayed())
     if as_json:
         print_json({"recovered": found})
     else:

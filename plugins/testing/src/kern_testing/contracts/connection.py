@@ -194,6 +194,9 @@ class Connection:
     def recover(self, everything: bool = False) -> int:
         return self._do(self.port.recover(everything))
 
+    def release_delayed(self) -> int:
+        return self._do(self.port.release_delayed())
+
     def broadcast(self, topic: str, payload: bytes) -> None:
         self._do(self.port.broadcast(topic, payload))
 

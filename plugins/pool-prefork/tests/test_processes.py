@@ -176,7 +176,8 @@ def test_a_soft_limit_never_reaches_the_next_task(bench: Bench) -> None:
     receipts = pool.submit(*[request for pair in zip(limited, free, strict=True) for request in pair])
     pool.all_end_once(receipts)
     assert {pool.outcome_of(request.receipt).state for request in free} == {states.SUCCESS}
-    assert {pool.outcome_of(request.receipt).state for request in limited} == {states.SUCCESS, states.FAILURE}
+    # How many of them were quick enough depends on what else the machine does.
+    assert states.FAILURE in {pool.outcome_of(request.receipt).state for request in limited}
 
 
 def test_a_task_that_holds_the_interpreter_is_killed_at_its_limit(

@@ -118,7 +118,11 @@ _CODES: dict[str, tuple[Kind, str]] = {
     "MOVED": (Kind.MOVED, "another node of the cluster has the keys now"),
     "BUSY": (Kind.BUSY, "a script has kept the server busy for too long; see SCRIPT KILL"),
     "NOSCRIPT": (Kind.NO_SCRIPT, "the server has forgotten a script"),
-    "WRONGTYPE": (Kind.WRONG_TYPE, "a key holds something else than it should ({said})"),
+    "WRONGTYPE": (
+        Kind.WRONG_TYPE,
+        "a key holds something else than it should ({said}); it is a queue's, or one that begins with 'kern.': delete "
+        "it, or give kern keys of its own with global_keyprefix",
+    ),
     "CROSSSLOT": (
         Kind.UNSUITABLE,
         "the keys lie on several nodes of the cluster; put one hash tag in global_keyprefix, such as '{kern}'",

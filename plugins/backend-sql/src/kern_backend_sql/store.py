@@ -106,7 +106,7 @@ class SqlResultStore(BlockingResultStore):
         self._writer = Writer(self.database, _names(settings), self._rows)
         self._engine: Engine | None = None
         self._link: Link | None = None
-        self._waiting = waiting_of(self.database, self._final)
+        self._waiting = waiting_of(self.database, self._final, keep=not settings.database_short_lived_sessions)
         self._records: SqlRecords | None = None
 
     # -- life
@@ -152,8 +152,10 @@ class SqlResultStore(BlockingResultStore):
         with self._using() as connection:
             return self._waiting.collect(connection, self._writer.statements(connection), watched)
 
-    def _final(self, connection: Connection, statements: Statements, task_ids: Iterable[str]) -> list[Document]:
-        found = self._read(connection, statements, statements.read_final, task_ids).values()
+    def _final(
+        self, connection: Connection, statements: Statements, sql: str, task_ids: Iterable[str]
+    ) -> list[Document]:
+        found = self._read(connection, statements, sql, task_ids).values()
         return [document for document in found if document.status in READY_STATES]
 
     # -- documents
@@ -210,9 +212,14 @@ class SqlResultStore(BlockingResultStore):
             for row in connection.rows(sql, (self.database.dialect.values(chunk),)):
                 kept = self._rows.kept(statements.layout.columns, row)
                 # A collation may find what is only alike.
-                if kept.document.task_id in wanted and not kept.expired(moment):
+                if kept.document.task_id not in wanted:
+                    continue
+                expired = kept.expired(moment)
+                if not expired:
                     found[kept.document.task_id] = kept.document
-                    self._waiting.seen(kept.document.task_id, kept.document.status)
+                # The row of what has expired may be written to again.
+                if expired or kept.document.status not in READY_STATES:
+                    self._waiting.on_the_way(kept.document.task_id)
         return found
 
     def forget(self, task_ids: Sequence[str]) -> int:

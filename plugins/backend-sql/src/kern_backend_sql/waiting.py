@@ -3,10 +3,11 @@
 ==========================  =========================================================================================
 :class:`FileWaiting`        SQLite: the kernel says that the file is written to, where it can (Linux); else the file's
                             ``data_version`` is looked at. Rows are numbered as they come, so that only new ones, and
-                            those known to be on the way, are looked at
+                            those known to be on the way, are looked at. Needs a connection that is kept
 :class:`AnnouncedWaiting`   PostgreSQL: ids are announced; for a Celery, which announces nothing, there is a look now
                             and then
-:class:`AskingWaiting`      MariaDB and MySQL: asked, at intervals that grow with the time since something was found
+:class:`AskingWaiting`      MariaDB and MySQL, and a file with a connection for each operation: asked, at intervals
+                            that grow with the time since something was found
 ==========================  =========================================================================================
 """
 
@@ -16,12 +17,11 @@ import time
 from collections.abc import Callable, Collection, Iterable
 
 from kern.outcome import Document
-from kern.states import READY_STATES
 from kern_backend_sql.writer import CHANNEL, Statements, announced
 from kern_sql_engine import Connection, Database, Family, FileWatch, Link, PostgresqlConnection, SqliteConnection
 
-#: Reads final documents among some ids.
-ReadFinal = Callable[[Connection, Statements, Iterable[str]], list[Document]]
+#: Reads final documents among some ids, with a statement that finds all of their rows or the final ones.
+ReadFinal = Callable[[Connection, Statements, str, Iterable[str]], list[Document]]
 
 #: Seconds between two questions: shortest and longest, and the share of the time since something was found that may
 #: pass between two.
@@ -58,8 +58,8 @@ class Waiting:
     def wrote(self) -> None:
         """This connection has written."""
 
-    def seen(self, task_id: str, status: str) -> None:
-        """A row was read."""
+    def on_the_way(self, task_id: str) -> None:
+        """A row was read that holds no document to report, and may come to."""
 
     def collect(self, connection: Connection, statements: Statements, watched: Collection[str]) -> list[Document]:
         """Final documents among *watched* that may be new. Cheap when nothing happened."""
@@ -72,17 +72,21 @@ class FileWaiting(Waiting):
     def __init__(self, database: Database, read_final: ReadFinal) -> None:
         super().__init__(database, read_final)
         self._watch: FileWatch | None = None
+        #: Whose versions are compared: those of two connections have nothing to do with each other.
+        self._connection: Connection | None = None
+        #: The version up to which all was looked at; ``None``: everything is to be looked at.
         self._version: int | None = None
         #: Number of the newest row that was looked at.
         self._newest = 0
-        #: Ids of which a row is there that is not final.
+        #: Ids of which a row is there that was not final, until they are reported. Kept while there is a version.
         self._on_the_way: set[str] = set()
 
     def opened(self) -> None:
         self.close()
-        self._version = None
 
     def close(self) -> None:
+        self._connection = self._version = None
+        self._on_the_way.clear()
         watch, self._watch = self._watch, None
         if watch is not None:
             watch.close()
@@ -97,14 +101,16 @@ class FileWaiting(Waiting):
         # Own changes leave the version alone.
         self._version = None
 
-    def seen(self, task_id: str, status: str) -> None:
-        if status in READY_STATES:
-            self._on_the_way.discard(task_id)
-        else:
+    def on_the_way(self, task_id: str) -> None:
+        # Else everything is to be looked at anyway.
+        if self._version is not None:
             self._on_the_way.add(task_id)
 
     def collect(self, connection: Connection, statements: Statements, watched: Collection[str]) -> list[Document]:
         assert isinstance(connection, SqliteConnection)
+        if connection is not self._connection:
+            self.close()
+            self._connection = connection
         if self._watch is None:
             self._watch = connection.watch()
         if self._watch is not None:
@@ -112,18 +118,22 @@ class FileWaiting(Waiting):
         version = connection.version()
         if version == self._version:
             return []
-        newest = int(connection.value(statements.newest) or 0)
-        wanted: Iterable[str] = watched
-        if self._version is not None and newest - self._newest <= 2 * len(watched) + FEW:
-            # What was there before and not final has been seen.
-            wanted = self._on_the_way.intersection(watched)
-            for number, task_id, status in connection.rows(statements.newer, (self._newest,)):
-                newest = max(newest, number)
-                if task_id in watched:
-                    wanted.add(task_id)
-                    self.seen(task_id, status)
-        self._version, self._newest = version, newest
-        return self._read_final(connection, statements, wanted)
+        newest, last = int(connection.value(statements.newest) or 0), self._newest
+        known, self._version, self._newest = self._version is not None, version, newest
+        # Numbers begin anew where the table was made anew.
+        if not known or not 0 <= newest - last <= 2 * len(watched) + FEW:
+            # Also what is not final: a row keeps its number when it becomes so, and would not be looked at again.
+            self._on_the_way.clear()
+            return self._read_final(connection, statements, statements.read, watched)
+        for number, task_id in connection.rows(statements.newer, (last,)):
+            self._newest = max(self._newest, number)
+            if task_id in watched:
+                self._on_the_way.add(task_id)
+        # Who begins to watch another reads it.
+        self._on_the_way.intersection_update(watched)
+        found = self._read_final(connection, statements, statements.read_final, tuple(self._on_the_way))
+        self._on_the_way.difference_update(document.task_id for document in found)
+        return found
 
 
 class AnnouncedWaiting(Waiting):
@@ -162,8 +172,8 @@ class AnnouncedWaiting(Waiting):
         now = time.monotonic()
         if now >= self._look_at:
             self._look_at = now + ASK_ANYWAY
-            return self._read_final(connection, statements, watched)
-        return self._read_final(connection, statements, wanted)
+            return self._read_final(connection, statements, statements.read_final, watched)
+        return self._read_final(connection, statements, statements.read_final, wanted)
 
 
 class AskingWaiting(Waiting):
@@ -181,7 +191,7 @@ class AskingWaiting(Waiting):
         self._called_at = now
         if now < self._ask_at:
             return []
-        found = self._read_final(connection, statements, watched)
+        found = self._read_final(connection, statements, statements.read_final, watched)
         took = time.monotonic() - now
         if found:
             self._found_at = now
@@ -191,8 +201,13 @@ class AskingWaiting(Waiting):
         return found
 
 
-def waiting_of(database: Database, read_final: ReadFinal) -> Waiting:
-    """The one for *database*."""
+def waiting_of(database: Database, read_final: ReadFinal, keep: bool = True) -> Waiting:
+    """The one for *database*.
+
+    :param keep: whether one connection is kept, and not one made for each operation.
+    """
+    if database.family is Family.SQLITE and not keep:
+        return AskingWaiting(database, read_final)
     kinds: dict[Family, type[Waiting]] = {
         Family.SQLITE: FileWaiting,
         Family.POSTGRESQL: AnnouncedWaiting,

@@ -45,7 +45,7 @@ class Statements:
         self.read = sql(f"SELECT {columns} FROM {task} WHERE task_id {{in}}")
         self.read_final = sql(f"SELECT {columns} FROM {task} WHERE task_id {{in}} AND status IN ({_FINAL})")
         self.newest = sql(f"SELECT MAX(id) FROM {task}")
-        self.newer = sql(f"SELECT id, task_id, status FROM {task} WHERE id > ? ORDER BY id")
+        self.newer = sql(f"SELECT id, task_id FROM {task} WHERE id > ? ORDER BY id")
         self.forget = sql(f"DELETE FROM {task} WHERE task_id {{in}}")
         told = "stamps IS NOT NULL" if "stamps" in layout.columns else "1 = 0"
         self.old_plain = sql(f"SELECT id FROM {task} WHERE date_done < ? AND NOT ({told}) LIMIT ?")

@@ -45,6 +45,7 @@ class Celery:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
+        self._process.terminate()
         self._process.wait(30)
         self._process.stdout.close()
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from kern.contracts.pool import PoolOptions
+from kern.contracts.pool import Pool, PoolOptions
 from kern.errors import KernError
 from kern.masking import mask_url
 from kern.worker.solo import SoloPool
@@ -50,7 +50,10 @@ def _declared(
     make: Callable[[str, str, Any], Any], plugin: str, name: str, factory: Any
 ) -> tuple[tuple[str, ...], str | None]:
     try:
-        return _sorted(make(plugin, name, factory).capabilities), None
+        driver = make(plugin, name, factory)
+        if isinstance(driver, Pool):  # which may have processes before it starts
+            driver.stop(0.0)
+        return _sorted(driver.capabilities), None
     except KernError as error:
         return (), mask_url(str(error))
     except Exception as error:  # somebody's plugin: the others are to be shown all the same

@@ -220,6 +220,7 @@ class PoolContract(Suite):
         assert pool.capabilities == self.capabilities
         assert pool.name
         assert pool.slots == self.slots
+        pool.stop(0.0)
 
     def test_its_facts_are_json(self, pool: Running) -> None:
         """What it tells about itself can be sent to whoever asks."""
